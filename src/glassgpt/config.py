@@ -27,6 +27,7 @@ from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.errors import ConfigError, GlassGPTError, UsageError, WrongDataError
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.lora_config import LoRAConfig
+from glassgpt.multimodal.config import MultimodalConfig
 from glassgpt.schema import Setting, convert, did_you_mean, parse_text, settings_of
 from glassgpt.schema.seal import check_seal
 from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig
@@ -58,6 +59,7 @@ class RunConfig:
         replay: old text that is mixed in.
         fim: share of the documents that are rearranged to fill in the middle.
         preference: preferences that are learned instead of text, if there are any.
+        multimodal: how pictures and sound become positions, if there are any.
     """
 
     data: str = ""
@@ -73,6 +75,7 @@ class RunConfig:
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     fim: FIMConfig = field(default_factory=FIMConfig)
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
+    multimodal: MultimodalConfig = field(default_factory=MultimodalConfig)
 
     def problems(self, ranks: int = 1) -> list[str]:
         """Return all problems of all components, one line each; an empty list if the configuration is valid.
@@ -83,15 +86,9 @@ class RunConfig:
         seed = [] if 0 <= self.seed < 2**63 else [f"seed is {self.seed}; it must be between 0 and 2**63 - 1"]
         batch = self.train.batch_problems(self.model.context_length, ranks)
         others = (
-            self.optimizer,
-            self.schedule,
-            self.checkpoint,
-            self.diagnosis,
-            self.lora,
-            self.replay,
-            self.fim,
-            self.preference,
-        )
+            self.optimizer, self.schedule, self.checkpoint, self.diagnosis, self.lora, self.replay, self.fim,
+            self.preference, self.multimodal,
+        )  # fmt: skip
         found = [*seed, *self.model.problems(), *self.train.problems(), *batch]
         return found + [problem for component in others for problem in component.problems()]
 
@@ -258,8 +255,8 @@ def check_config(config: RunConfig, ranks: int = 1, resumed: Path | None = None)
         CheckpointError: the run to start from does not exist.
         MissingExtraError: a tracker is not installed.
     """
-    from glassgpt.data.chat.dataset import row_problems
     from glassgpt.data.shards import TokenDataset
+    from glassgpt.multimodal.fitting import row_problems
     from glassgpt.training.run_folder import RunFolder
 
     if resumed is not None and config.data and not (remote_url(config.data) or Path(config.data).exists()):
@@ -353,8 +350,8 @@ def warmup_warning(given: RunConfig, resolved: RunConfig) -> str | None:
 
 
 def _with_data(config: RunConfig, problems: list[str]) -> RunConfig:
-    from glassgpt.data.chat.dataset import row_problems
     from glassgpt.data.shards import TokenDataset
+    from glassgpt.multimodal.fitting import fitted, row_problems
 
     if not config.data:
         problems.append(NO_DATASET)
@@ -383,7 +380,8 @@ def _with_data(config: RunConfig, problems: list[str]) -> RunConfig:
             f"{tokenizer.name}, which has {tokenizer.vocab_size:,} tokens; use 0 for the tokenizer's size"
         )
     replay = dataclasses.replace(config.replay, data=_absolute(config.replay.data))
-    return dataclasses.replace(config, model=model, data=_absolute(config.data), replay=replay)
+    multimodal = fitted(config.multimodal, dataset_folder(config.data))
+    return dataclasses.replace(config, model=model, data=_absolute(config.data), replay=replay, multimodal=multimodal)
 
 
 def _hardware_problems(config: RunConfig) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from glassgpt.config import RunConfig
+from glassgpt.config import RunConfig, load_config
 from glassgpt.data.shards import TokenDataset
 from glassgpt.errors import CheckpointError, TokenizerError, UsageError
 from glassgpt.model.build import build_model
@@ -12,6 +12,7 @@ from glassgpt.model.config import SHAPE_FIELDS
 from glassgpt.model.lora import adapter_of, add_lora
 from glassgpt.model.lora_config import Adapter
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.multimodal.weights import with_encoders
 from glassgpt.training.checkpoint import (
     VerifiedCheckpoint,
     build_as_trained,
@@ -41,17 +42,23 @@ def model_to_train(config: RunConfig, checkpoint: VerifiedCheckpoint | None, dat
             raise CheckpointError(
                 f"config.toml describes another adapter than {checkpoint.path}; a resumed run keeps its lora settings"
             )
-        return model
+        return _with_encoders(model, config, None)
     model = build_model(config.model)
     if not config.init_from:
-        return model
+        return _with_encoders(model, config, None)
     path = find_checkpoint(RunFolder(Path(config.init_from)).require(), "best")
     _initialize_from(model, config.init_from, path, dataset)
-    if not config.lora.rank:
-        return model
-    if read_adapter(path) is not None:
-        raise UsageError(adapter_of_adapter(config.init_from))
-    return add_lora(model, Adapter(weights_fingerprint(path), config.lora))
+    if config.lora.rank:
+        if read_adapter(path) is not None:
+            raise UsageError(adapter_of_adapter(config.init_from))
+        model = add_lora(model, Adapter(weights_fingerprint(path), config.lora))
+    has_encoders = config.multimodal.same_encoders(load_config(config.init_from).multimodal)
+    return _with_encoders(model, config, path if has_encoders else None)
+
+
+def _with_encoders(model: LanguageModel, config: RunConfig, checkpoint: Path | None) -> LanguageModel:
+    """Return a model with the encoders that its data need, if any; see `with_encoders`."""
+    return with_encoders(model, config.multimodal, checkpoint) if config.multimodal.names else model
 
 
 def adapter_of_adapter(run: str) -> str:

@@ -11,7 +11,7 @@ from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
 from glassgpt.data.verification import verify_once
 from glassgpt.device import pick_device
-from glassgpt.errors import TokenizerError
+from glassgpt.errors import TokenizerError, WrongDataError
 from glassgpt.evaluation.loss import require_same_tokenizer
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import Precision
@@ -20,6 +20,9 @@ from glassgpt.generation.strategies import (
     decode_batch_size,
 )
 from glassgpt.generation.strategy_options import SpeculativeOptions, StrategyOptions
+from glassgpt.multimodal.batches import EncodedDataset
+from glassgpt.multimodal.dataset import MultimodalDataset, is_multimodal
+from glassgpt.multimodal.weights import with_encoders
 from glassgpt.training.checkpoint import find_checkpoint, list_checkpoints, load_model, read_state, resolve_pointer
 from glassgpt.training.run_folder import RunFolder
 
@@ -69,7 +72,11 @@ def load_checkpoint(
     tokenizer = load_tokenizer(folder.tokenizer)
     if tokenizer.fingerprint != state.tokenizer_fingerprint:
         raise TokenizerError(f"{folder.tokenizer} is not the tokenizer that {path.name} was trained with")
-    model = load_model(path).to(pick_device(device))
+    model = load_model(path)
+    multimodal = load_config(folder.path).multimodal
+    if multimodal.names:
+        model = with_encoders(model, multimodal, path).eval()
+    model = model.to(pick_device(device))
     return LoadedModel(model, tokenizer, state.step, precision, batch_size, _described(folder, path)), path
 
 
@@ -117,7 +124,7 @@ def held_out_dataset(run: str | Path, tokenizer: Tokenizer) -> TokenDataset | No
     folder = load_config(Path(run)).data
     if not folder or not Path(folder).is_dir():
         return None
-    dataset = open_dataset(Path(folder))
+    dataset = _open(Path(folder), Path(run))
     return dataset if dataset.tokenizer_fingerprint == tokenizer.fingerprint else None
 
 
@@ -142,8 +149,27 @@ def load_with_dataset(
         GlassGPTError: see `load` and `TokenDataset.open`.
     """
     RunFolder(Path(run)).require()
-    dataset = open_dataset(held_out_folder(Path(run), data))
+    dataset = _open(held_out_folder(Path(run), data), Path(run))
     loaded = load(run, checkpoint=checkpoint, device=device, batch_size=batch_size)
     require_same_tokenizer(loaded.tokenizer.fingerprint, dataset)
     verify_once(dataset, ("validation",))
     return loaded, dataset
+
+
+def _open(folder: Path, run: Path) -> TokenDataset:
+    """Open a dataset, of text, of conversations or of documents with media, as a run reads it.
+
+    Raises:
+        DataError: it cannot be opened.
+        WrongDataError: its media have another geometry than those of the run.
+    """
+    config = load_config(run).multimodal
+    if not (config.names and is_multimodal(folder)):
+        return open_dataset(folder)
+    dataset = MultimodalDataset.open(folder)
+    if dataset.geometry != config.geometry:
+        raise WrongDataError(
+            f"the media in {folder} have another geometry than those of {run} ({dataset.geometry} instead of {config.geometry}); "
+            "prepare them again with the same"
+        )
+    return EncodedDataset(dataset, config)

@@ -16,9 +16,12 @@ from glassgpt.data.chat.render import Rendered, render
 from glassgpt.data.code.batches import with_fim
 from glassgpt.data.preferences.dataset import PreferenceDataset, build_dataset
 from glassgpt.data.preferences.rows import Preference, read_preferences
+from glassgpt.data.remote.folder import dataset_folder
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import load_tokenizer
-from glassgpt.errors import CheckpointError, UsageError, WrongDataError
+from glassgpt.errors import CheckpointError, ConfigError, UsageError, WrongDataError
+from glassgpt.multimodal.batches import EncodedDataset
+from glassgpt.multimodal.dataset import MultimodalDataset
 from glassgpt.training.checkpoint import find_checkpoint, weights_fingerprint
 from glassgpt.training.lineage import Lineage, read_lineage
 from glassgpt.training.run_folder import RunFolder
@@ -34,9 +37,28 @@ def open_data(config: RunConfig) -> TokenDataset:
         DataError: they cannot be opened.
         GlassGPTError: see `open_training_data` and `open_preferences`.
     """
+    if config.multimodal.names:
+        return _open_documents(config)
     if not config.preference.data:
         return with_fim(open_training_data(config.data, config.replay), config.fim)
     return open_preferences(config)
+
+
+def _open_documents(config: RunConfig) -> EncodedDataset:
+    """Open documents with media.
+
+    Raises:
+        ConfigError: a setting concerns text alone.
+    """
+    if problems := [f"{name} cannot be combined with pictures and sound; leave it out" for name in _of_text(config)]:
+        raise ConfigError(problems)
+    return EncodedDataset(MultimodalDataset.open(dataset_folder(config.data)), config.multimodal)
+
+
+def _of_text(config: RunConfig) -> list[str]:
+    """Return the settings in use that change how text is read."""
+    used = {"fim.rate": config.fim.rate, "replay.data": config.replay.data, "preference.data": config.preference.data}
+    return [name for name, value in used.items() if value]
 
 
 def open_preferences(config: RunConfig) -> PreferenceDataset:

@@ -38,6 +38,7 @@ from glassgpt.diagnosis.show_monitor import MonitorDisplay
 from glassgpt.errors import CheckpointError, DataError, GlassGPTError, UsageError
 from glassgpt.locale import user_language
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.multimodal.batches import EncodedDataset
 from glassgpt.training.checkpoint import (
     VerifiedCheckpoint,
     best_by_state,
@@ -243,13 +244,20 @@ def _run_with_display(trainer: Trainer, config: RunConfig, observers: tuple[Obse
     except (OSError, GlassGPTError) as error:  # the training itself is complete
         console.warn(f"cannot draw {trainer.run_folder.curve}: {error}")
     write_run_report(trainer.run_folder, config, trainer.dataset)
-    used, available = result.validation.tokens, held_out_targets(trainer.dataset)
+    used, available = result.validation.tokens, _held_out_targets(trainer.dataset)
     if used < available and not config.preference.data:
         console.info(
             f"validated on the first {used:,} of {available:,} tokens (train.eval_tokens); "
             f"on all of them: glassgpt evaluate {shlex.quote(str(trainer.run_folder.path))}"
         )
     return result
+
+
+def _held_out_targets(dataset: TokenDataset) -> int:
+    """Return the number of tokens of the validation split that a loss on all of it counts."""
+    if isinstance(dataset, EncodedDataset):
+        return dataset.multimodal.validation.supervised
+    return held_out_targets(dataset)
 
 
 def _resume(trainer: Trainer, checkpoint: VerifiedCheckpoint) -> None:
@@ -338,7 +346,8 @@ def _check_startup(
     known_loss = None
     if config.init_from and model is not None:
         known_loss = read_state(find_checkpoint(RunFolder(Path(config.init_from)), "best")).best_loss
-    text = None if isinstance(dataset, PreferenceDataset) else dataset  # most checks are of windows of a text
+    # Most checks are of windows of a text.
+    text = None if isinstance(dataset, PreferenceDataset | EncodedDataset) else dataset
     plan = diagnosis.TrainingPlan(config.model, trainer_config(config), text, run.path, weights, known_loss)
     found = print_startup_findings(diagnosis.run_startup_checks(plan, model), user_language())
     refuse_fatal(found)
@@ -354,7 +363,8 @@ def write_run_report(run: RunFolder, config: RunConfig, dataset: TokenDataset) -
 
 
 def _write_report_file(run: RunFolder, config: RunConfig, dataset: TokenDataset) -> None:
-    record, known = RunLog.read(run), None if config.preference.data else dataset_baseline(dataset)
+    is_text = not config.preference.data and not config.multimodal.names
+    record, known = RunLog.read(run), dataset_baseline(dataset) if is_text else None
     saved = [checkpoint_step(path) for path in list_checkpoints(run)]
     tokens = dataset.info.train.tokens
     curve = list(diagnose_metrics(record, config.model, trainer_config(config), known, saved, train_tokens=tokens))

@@ -93,5 +93,6 @@ def _micro_step_seconds(loss: TrainingLoss, hardware: Hardware, tokens: int, con
     start = time.perf_counter()
     with hardware.autocast():
         nats = loss(ids, ids)
-    nats.backward()
+    if nats.requires_grad:  # of text alone nothing may be learned, if encoders are all that learns
+        nats.backward()
     return (time.perf_counter() - start) * tokens / ids.numel()

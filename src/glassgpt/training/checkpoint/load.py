@@ -22,6 +22,7 @@ from glassgpt.model.lora import adapter_of, add_lora, merge_lora
 from glassgpt.model.lora_config import Adapter
 from glassgpt.model.quantized import QuantizedMatrix, split_quantized, weight_count
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.model.vectors import ENCODERS, ModelWithEncoders
 from glassgpt.training.checkpoint.base import find_base, read_adapter
 from glassgpt.training.checkpoint.state import read_model_config
 from glassgpt.training.checkpoint_layout import AVERAGE, OPTIMIZER, STATE, WEIGHTS
@@ -155,6 +156,8 @@ def _copy_tensors(model: LanguageModel, file: Path) -> dict[str, QuantizedMatrix
     own = model.state_dict()
     try:
         weights, quantized = split_quantized(load_file(file))
+        if not isinstance(model, ModelWithEncoders):  # the language model alone
+            weights = {name: w for name, w in weights.items() if not name.startswith(ENCODERS)}
         weights |= {name: matrix.dequantize() for name, matrix in quantized.items()}
         given = {name: shard_like(w, own.get(name, w)) for name, w in weights.items()}
         frozen = {name: own[name] for name, p in model.named_parameters() if not p.requires_grad}

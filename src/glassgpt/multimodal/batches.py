@@ -1,0 +1,235 @@
+"""Rows of multimodal documents to batches.
+
+The inputs of a batch are one tensor (B, T, 1 + W) int64, so that loaders, micro-batches and ranks need not know of media.
+Channel 0 is the token, or at a position of a medium the number of its modality (`medium_id`). The other channels are what is
+there: the bytes of the patch or of the frames, eight to a number, and zeros beside tokens.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from glassgpt.data.batches import Batches, build_batches
+from glassgpt.data.chat.batches import row_targets
+from glassgpt.data.shards import Split, TokenDataset
+from glassgpt.data.token_view import TokenView
+from glassgpt.data.validation import validation_windows
+from glassgpt.errors import DataError
+from glassgpt.model.transformer import LanguageModel
+from glassgpt.multimodal.config import MultimodalConfig, row_length_problem
+from glassgpt.multimodal.dataset import MultimodalDataset, MultimodalTokens
+from glassgpt.multimodal.loss import multimodal_loss
+from glassgpt.multimodal.media import MediaItem
+from glassgpt.multimodal.model import ENCODER_TYPES, medium_id
+from glassgpt.training.config import TrainerConfig
+from glassgpt.training.loss import TrainingLoss
+from glassgpt.training.losses import build_loss
+
+KEPT_BYTES = 1 << 30
+"""Memory for payloads that are kept for the next epoch: a spectrogram takes longer to compute than to copy."""
+
+
+class Payloads:
+    """Bytes of media at their positions.
+
+    Args:
+        config: the settings.
+        kept_bytes: bytes of payloads that are kept.
+    """
+
+    def __init__(self, config: MultimodalConfig, kept_bytes: int = KEPT_BYTES) -> None:
+        self.config = config
+        self._kept_bytes, self._used = kept_bytes, 0
+        self._kept: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
+
+    def of(self, item: MediaItem, number: int) -> NDArray[np.uint8]:
+        """Return the bytes of a medium of the dataset, (positions, bytes) uint8.
+
+        Args:
+            item: the medium.
+            number: what identifies it.
+        """
+        if (found := self._kept.get(number)) is not None:
+            return found
+        payload = payload_of(item, self.config)
+        if item.modality == "image":  # as quick as a copy
+            return payload
+        self._kept[number] = payload
+        self._used += payload.nbytes
+        while self._used > self._kept_bytes:
+            self._used -= self._kept.popitem(last=False)[1].nbytes
+        return payload
+
+
+def payload_of(item: MediaItem, config: MultimodalConfig) -> NDArray[np.uint8]:
+    """Return the bytes of a medium by position, (positions, bytes) uint8.
+
+    Raises:
+        DataError: the model has no encoder for its modality.
+    """
+    if item.modality not in config.names:
+        known = " and ".join(config.names) or "text"
+        raise DataError(f"the model knows {known}, but not {item.modality}")
+    return ENCODER_TYPES[item.modality].payload(item.data, config)
+
+
+def payload_words(config: MultimodalConfig) -> int:
+    """Return W, the channels that hold the bytes of a position."""
+    geometry = config.geometry
+    sizes = {"image": 3 * geometry.patch_size**2, "audio": 2 * geometry.frames_per_position * config.mels}
+    return -(-max((sizes[name] for name in config.names), default=0) // 8)
+
+
+def assemble(
+    ids: NDArray[np.int64], media: Sequence[tuple[int, MediaItem, NDArray[np.uint8]]], words: int
+) -> NDArray[np.int64]:
+    """Return the inputs (T, 1 + W) of a row.
+
+    Args:
+        ids: (T,) tokens; what is at the positions of media is not used.
+        media: of each, its first position, the medium, and its bytes; what is beyond the row is left out.
+        words: W.
+    """
+    inputs = np.zeros((len(ids), 1 + words), dtype=np.int64)
+    inputs[:, 0] = ids
+    content = inputs[:, 1:]
+    for first, item, payload in media:
+        inputs[first : first + len(payload), 0] = medium_id(item.modality)
+        kept = payload[: max(0, len(ids) - first)]
+        padded = np.zeros((len(kept), 8 * words), dtype=np.uint8)
+        padded[:, : kept.shape[1]] = kept
+        content[first : first + len(kept)] = padded.view(np.int64)
+    return inputs
+
+
+class RowReader:
+    """Reads rows as inputs and targets.
+
+    Args:
+        tokens: the rows.
+        config: the settings.
+    """
+
+    def __init__(self, tokens: MultimodalTokens, config: MultimodalConfig) -> None:
+        self._tokens, self._words = tokens, payload_words(config)
+        self._payloads = Payloads(config)
+
+    def read(self, starts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Return the inputs (B, T, 1 + W) and targets (B, T) of the rows that begin there; see `row_targets`."""
+        tokens, length = self._tokens, self._tokens.row_length
+        ids = np.stack([tokens.read(int(start), length) for start in starts])
+        flags = np.stack([tokens.flags(int(start), length) for start in starts])
+        inputs = np.stack([self._inputs(int(start), row[:-1]) for start, row in zip(starts, ids, strict=True)])
+        return torch.from_numpy(inputs), torch.from_numpy(row_targets(ids, flags))
+
+    def _inputs(self, start: int, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        numbers = self._tokens.media_numbers(start)
+        media = [
+            (first, item, self._payloads.of(item, number))
+            for (first, item), number in zip(self._tokens.media(start), numbers, strict=True)
+        ]
+        return assemble(ids, media, self._words)
+
+
+class EncodedTokens(TokenView):
+    """The rows of one split, with the settings by which media become bytes.
+
+    Args:
+        rows: the rows.
+        config: the settings.
+    """
+
+    def __init__(self, rows: MultimodalTokens, config: MultimodalConfig) -> None:
+        super().__init__(rows)
+        self.row_length, self.supervised_share = rows.row_length, rows.supervised_share
+        self.reader = RowReader(rows, config)
+
+
+class EncodedDataset(TokenDataset):
+    """A dataset of documents with media, to be trained on.
+
+    Args:
+        dataset: the dataset.
+        config: the settings by which media become bytes.
+
+    Attributes:
+        multimodal: see `MultimodalDataset`.
+    """
+
+    def __init__(self, dataset: MultimodalDataset, config: MultimodalConfig) -> None:
+        super().__init__(dataset.folder, dataset.info, dataset.headers)
+        self._dataset, self._config, self.multimodal = dataset, config, dataset.multimodal
+
+    def split(self, name: Split) -> EncodedTokens:
+        """Return the rows of one split."""
+        return EncodedTokens(self._dataset.split(name), self._config)
+
+    def verify(self) -> None:
+        """See `MultimodalDataset.verify`."""
+        self._dataset.verify()
+
+
+class EncodedBatches(Batches):
+    """A stream of rows: each epoch is a seeded permutation of them; see `Batches`.
+
+    Args:
+        tokens: the rows.
+        context_length: positions of a training sequence, for which the rows must have been packed.
+        seed: determines every permutation.
+        rank: see `Batches`, as is `world_size`.
+
+    Raises:
+        DataError: the rows have another length.
+    """
+
+    def __init__(
+        self, tokens: EncodedTokens, context_length: int, seed: int, *, rank: int = 0, world_size: int = 1
+    ) -> None:
+        _require_length(tokens, context_length)
+        super().__init__(tokens, context_length, seed, rank=rank, world_size=world_size)
+        self._rows = tokens
+        self.windows_per_epoch = len(tokens) // tokens.row_length
+
+    def read(self, starts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Return inputs (B, T, 1 + W) and targets (B, T) of the given rows; see `RowReader`."""
+        return self._rows.reader.read(starts)
+
+    def _shuffled_starts(self, epoch: int) -> NDArray[np.int64]:
+        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((self._seed, epoch))))
+        return self._rows.row_length * generator.permutation(self.windows_per_epoch)
+
+
+@validation_windows.register
+def encoded_rows_in_order(
+    tokens: EncodedTokens, context_length: int, *, batch_size: int = 1, limit: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the rows in order; see `validation_windows`.
+
+    Raises:
+        DataError: they have another length.
+    """
+    _require_length(tokens, context_length)
+    n_rows = len(tokens) // tokens.row_length
+    n_rows = n_rows if limit is None else min(n_rows, max(1, limit // context_length))
+    starts = tokens.row_length * np.arange(n_rows)
+    for first in range(0, n_rows, batch_size):
+        yield tokens.reader.read(starts[first : first + batch_size])
+
+
+def _require_length(tokens: EncodedTokens, length: int) -> None:
+    if problem := row_length_problem(tokens.row_length, length):
+        raise DataError(problem)
+
+
+build_batches.register(EncodedTokens, EncodedBatches)
+
+
+@build_loss.register
+def _(tokens: EncodedTokens, model: LanguageModel, config: TrainerConfig) -> TrainingLoss:
+    return multimodal_loss(model, config, tokens.supervised_share)

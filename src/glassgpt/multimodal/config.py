@@ -1,0 +1,111 @@
+"""The settings of a model that sees and hears. Does not import torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from glassgpt.errors import ConfigError
+from glassgpt.multimodal.media import MODALITIES, Geometry, Modality
+
+
+@dataclass(frozen=True)
+class MultimodalConfig:
+    """Pictures and sound as positions of the sequence.
+
+    What the dataset determines is filled in from it, so that a run can be used without its data.
+
+    Attributes:
+        modalities: what the model has encoders for, image, audio or both separated by a comma; from the dataset.
+        image_size: width and height of every picture, in pixels; from the dataset.
+        patch_size: width and height of the part of a picture that is one position, in pixels; from the dataset.
+        rate: samples per second of sound; from the dataset.
+        hop: samples between two frames of a spectrogram; from the dataset.
+        frames_per_position: frames that are one position; from the dataset.
+        mels: frequency bands of a spectrogram.
+        augment_image: how strongly pictures are changed in training, from 0 (not at all) to 1: moved, turned, scaled, recolored,
+            partly covered.
+        flip_image: whether half of the pictures are mirrored in training, where left and right mean the same.
+        restyle_image: share of the pictures whose style is changed in training by random filters and colors, for pictures in a
+            style that was not seen.
+        augment_audio: how strongly sounds are changed in training, from 0 (not at all) to 1: speed, pitch, noise, gaps.
+        freeze: train the encoders alone, or with the adapter of lora.rank, and leave the language model as it is.
+    """
+
+    modalities: str = ""
+    image_size: int = 64
+    patch_size: int = 8
+    rate: int = 16_000
+    hop: int = 160
+    frames_per_position: int = 4
+    mels: int = 64
+    augment_image: float = 0.5
+    flip_image: bool = False
+    restyle_image: float = 0.0
+    augment_audio: float = 0.5
+    freeze: bool = False
+
+    @property
+    def names(self) -> tuple[Modality, ...]:
+        """The modalities, in the order of their numbers."""
+        given = self.modalities.split(",") if self.modalities else []
+        return tuple(modality for modality in MODALITIES if modality in given)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Geometry of the media, which says how they become positions."""
+        return Geometry(self.image_size, self.patch_size, self.rate, self.hop, self.frames_per_position)
+
+    def fitted(self, modalities: tuple[str, ...], geometry: Geometry) -> MultimodalConfig:
+        """Return the settings for the media of a dataset."""
+        return replace(
+            self,
+            modalities=",".join(modalities),
+            image_size=geometry.image_size,
+            patch_size=geometry.patch_size,
+            rate=geometry.rate,
+            hop=geometry.hop,
+            frames_per_position=geometry.frames_per_position,
+        )
+
+    def same_encoders(self, other: MultimodalConfig) -> bool:
+        """Return whether weights of encoders of one configuration fit another."""
+        return (self.names, self.geometry, self.mels) == (other.names, other.geometry, other.mels)
+
+    def problems(self) -> list[str]:
+        """Return one line for each invalid setting."""
+        unknown = [name for name in self.modalities.split(",") if self.modalities and name not in MODALITIES]
+        found = [f"multimodal.modalities names {unknown[0]!r}; it may have {', '.join(MODALITIES)}"] if unknown else []
+        found += [f"multimodal.{problem}" for problem in self.geometry.problems()]
+        found += [
+            f"multimodal.{name} is {getattr(self, name)}; it must be between 0 and 1"
+            for name in ("augment_image", "restyle_image", "augment_audio")
+            if not 0 <= getattr(self, name) <= 1
+        ]
+        if not 8 <= self.mels <= 256:
+            found.append(f"multimodal.mels is {self.mels}; it must be from 8 to 256")
+        return found
+
+
+def row_length_problem(row_length: int, sequence_length: int) -> str | None:
+    """Return why rows cannot be read as sequences of another length, or None if they can.
+
+    Args:
+        row_length: positions of a row, one more than a model reads of it.
+        sequence_length: positions that it is to read.
+    """
+    if row_length == sequence_length + 1:
+        return None
+    return (
+        f"the documents are packed into rows of {row_length - 1} positions, but train.sequence_length is {sequence_length}; "
+        f"set it to {row_length - 1}, or prepare them with --row-tokens {sequence_length}"
+    )
+
+
+def require_valid(config: MultimodalConfig) -> None:
+    """Check a configuration.
+
+    Raises:
+        ConfigError: lists every invalid setting.
+    """
+    if problems := config.problems():
+        raise ConfigError(problems)

@@ -1,0 +1,105 @@
+"""Pictures: each patch of pixels is a position, and a linear layer maps it to a vector (Dosovitskiy et al. 2020; Fuyu).
+
+Where a patch is in the picture it learns as a row and a column. `encode_image_readable` is the readable reference.
+`glassgpt.multimodal.augmentation` changes the pictures in training.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from glassgpt.multimodal.augmentation import augment_images
+from glassgpt.multimodal.config import MultimodalConfig
+from glassgpt.multimodal.encoder import Encoder, starts
+
+CHANNELS = 3
+
+
+class ImageEncoder(Encoder):
+    """Encodes pictures, of which several may be in a row."""
+
+    modality = "image"
+
+    def __init__(self, config: MultimodalConfig, width: int, rms: float) -> None:
+        super().__init__(config, width, rms)
+        side = config.image_size // config.patch_size
+        self.n_bytes = CHANNELS * config.patch_size**2
+        self.patch = nn.Linear(self.n_bytes, width)
+        self.row, self.column = nn.Embedding(side, width), nn.Embedding(side, width)
+        nn.init.normal_(self.patch.weight, std=self.n_bytes**-0.5)
+        nn.init.zeros_(self.patch.bias)
+        for positions in (self.row, self.column):
+            nn.init.normal_(positions.weight, std=0.2)
+
+    @staticmethod
+    def payload(data: NDArray[Any], config: MultimodalConfig) -> NDArray[np.uint8]:
+        """See `Encoder`: the pixels of each patch, from left to right and from top to bottom."""
+        size, side = config.patch_size, config.image_size // config.patch_size
+        patches = data.reshape(side, size, side, size, CHANNELS).swapaxes(1, 2)
+        return np.ascontiguousarray(patches).reshape(side * side, -1)
+
+    def forward(self, payload: Tensor, where: Tensor) -> Tensor:
+        """See `Encoder`."""
+        n_patches = self.row.num_embeddings**2
+        first, slot = _slots(where, n_patches)
+        offset = torch.arange(n_patches, device=where.device)
+        # The patches of picture k of each row: behind its last position, whatever is there is not used.
+        index = (first[:, :, None] + offset).clamp(max=where.size(1) - 1)  # (B, K, N)
+        patches = payload.gather(1, index.flatten(1)[..., None].expand(-1, -1, payload.size(2)))
+        vectors = self.encode(self._pictures(patches.view(*index.shape, -1).flatten(0, 1)))  # (B · K, N, C)
+        vectors = vectors.view(where.size(0), -1, vectors.size(-1))  # (B, K · N, C)
+        position = torch.arange(where.size(1), device=where.device)
+        own = (slot * n_patches + position - first.gather(1, slot)).clamp(0, vectors.size(1) - 1)  # (B, T)
+        return vectors.gather(1, own[..., None].expand(-1, -1, vectors.size(2)))
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Return the vectors (M, N, C) of pictures (M, 3, S, S) with values from -1 to 1."""
+        patches = F.unfold(pictures, self.config.patch_size, stride=self.config.patch_size).mT  # (M, N, 3 P²)
+        where = (self.row.weight[:, None] + self.column.weight).flatten(0, 1)  # (N, C)
+        return self.scaled(self.patch(patches) + where)
+
+    def _pictures(self, patches: Tensor) -> Tensor:
+        """Return pictures (M, 3, S, S) from -1 to 1 of patches (M, N, bytes) uint8, changed at random in training."""
+        size, side = self.config.patch_size, self.row.num_embeddings
+        pixels = patches.view(-1, side, side, size, size, CHANNELS).permute(0, 5, 1, 3, 2, 4)
+        pictures = pixels.reshape(-1, CHANNELS, side * size, side * size).float() / 127.5 - 1
+        return augment_images(pictures, self.config) if self.training else pictures
+
+
+def _slots(where: Tensor, n_patches: int) -> tuple[Tensor, Tensor]:
+    """Number the pictures of each row, of which there are at most K: the shapes do not depend on what is in the rows.
+
+    Returns:
+        The first position of each picture, (B, K), and for each position the picture that it would belong to, (B, T).
+    """
+    begins = starts(where)
+    n_positions = where.size(1)
+    most = (n_positions + n_patches - 1) // (n_patches + 1)  # a picture takes its begin token and its patches
+    position = torch.arange(n_positions, device=where.device)
+    first = torch.where(begins, position, n_positions - 1).sort(dim=1).values[:, : max(1, most)]
+    return first, (begins.long().cumsum(dim=1) - 1).clamp(0, first.size(1) - 1)
+
+
+def encode_image_readable(encoder: ImageEncoder, picture: NDArray[np.uint8]) -> Tensor:
+    """Return the vectors of one picture, (positions, C): the readable reference of `ImageEncoder` without augmentation.
+
+    Args:
+        encoder: its weights.
+        picture: (size, size, 3) uint8.
+    """
+    size = encoder.config.patch_size
+    pixels = torch.from_numpy(picture.astype(np.float32)) / 127.5 - 1
+    vectors: list[Tensor] = []
+    for row, strip in enumerate(pixels.split(size, dim=0)):
+        for column, patch in enumerate(strip.split(size, dim=1)):
+            values = patch.permute(2, 0, 1).flatten()  # channels first, as a convolution reads them
+            x = encoder.patch.weight @ values + encoder.patch.bias
+            x = x + encoder.row.weight[row] + encoder.column.weight[column]
+            vectors.append(x / x.square().mean().add(torch.finfo(torch.float32).eps).sqrt() * encoder.gain)
+    return torch.stack(vectors)

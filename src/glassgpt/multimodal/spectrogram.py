@@ -1,0 +1,66 @@
+"""Log-mel spectrograms: how much of each frequency there is in each moment of a sound, as the ear has it. Free of torch.
+
+The frames and bands are those of speech recognition (Davis and Mermelstein 1980; Whisper's compression of the range):
+25 ms under a Hann window every hop, triangular bands that are equally wide on the mel scale, the logarithm of the power.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+WINDOW_SECONDS = 0.025
+RANGE = 8.0
+"""Powers of ten below the loudest band that still count."""
+SILENCE = -1.0
+"""Value of a band without sound; the loudest one of a sound is 1."""
+FLOOR = 1e-10
+
+
+def log_mel(samples: NDArray[Any], rate: int, hop: int, mels: int) -> NDArray[np.float32]:
+    """Return the frames of a sound, (frames, mels), one per hop, from `SILENCE` to 1.
+
+    They are relative to the loudest band of the sound, so that its volume does not matter.
+
+    Args:
+        samples: (n,) int16.
+        rate: samples per second.
+        hop: samples between two frames; the window of a frame is centered in its hop.
+        mels: number of bands.
+    """
+    window = hann_window(rate)
+    before = (len(window) - hop) // 2
+    n_frames = -(-len(samples) // hop)
+    padded = np.zeros(max(0, before) + n_frames * hop + len(window), dtype=np.float64)
+    start = max(0, before)
+    padded[start : start + len(samples)] = samples / 32768.0
+    frames = np.lib.stride_tricks.sliding_window_view(padded[start - before :], len(window))[: n_frames * hop : hop]
+    power = np.abs(np.fft.rfft(frames * window, fft_length(rate))) ** 2  # (frames, frequencies)
+    bands = np.log10(np.maximum(power @ mel_filters(rate, mels), FLOOR))
+    loudest = bands.max(initial=np.log10(FLOOR))
+    return (np.maximum(bands, loudest - RANGE) - loudest + RANGE / 2).astype(np.float32) / np.float32(RANGE / 2)
+
+
+def hann_window(rate: int) -> NDArray[np.float64]:
+    """Return the window of a frame, which fades in and out."""
+    length = round(WINDOW_SECONDS * rate)
+    return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
+
+
+def fft_length(rate: int) -> int:
+    """Return the length of the Fourier transform: the next power of two that holds a window."""
+    return 1 << (round(WINDOW_SECONDS * rate) - 1).bit_length()
+
+
+@cache
+def mel_filters(rate: int, mels: int) -> NDArray[np.float64]:
+    """Return the weight of each frequency in each band, (frequencies, mels): triangles whose corners are equal steps of mel."""
+    frequencies = np.fft.rfftfreq(fft_length(rate), 1 / rate)
+    highest = 2595 * np.log10(1 + rate / 2 / 700)
+    corners = 700 * (10 ** (np.linspace(0, highest, mels + 2) / 2595) - 1)
+    rising = (frequencies[:, None] - corners[:-2]) / np.diff(corners)[:-1]
+    falling = (corners[2:] - frequencies[:, None]) / np.diff(corners)[1:]
+    return np.maximum(0, np.minimum(rising, falling))

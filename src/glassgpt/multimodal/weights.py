@@ -1,0 +1,48 @@
+"""Give a language model encoders: new ones, or those of a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from glassgpt.errors import CheckpointError
+from glassgpt.model.lora import adapter_of
+from glassgpt.model.transformer import LanguageModel
+from glassgpt.model.vectors import ENCODERS
+from glassgpt.multimodal.config import MultimodalConfig
+from glassgpt.multimodal.model import MultimodalModel
+from glassgpt.training.checkpoint import AVERAGE, WEIGHTS
+
+
+def with_encoders(model: LanguageModel, config: MultimodalConfig, checkpoint: Path | None = None) -> MultimodalModel:
+    """Return a language model with encoders, those of a verified checkpoint if one is given.
+
+    Args:
+        model: trained or not, with an adapter or without one; with `freeze`, it learns no more.
+        config: the settings.
+        checkpoint: of a model with the same encoders; None draws new ones from torch's default generator.
+
+    Raises:
+        ConfigError: the model cannot take vectors in place of tokens.
+        CheckpointError: the encoders in the checkpoint are damaged or of another shape.
+    """
+    if config.freeze and adapter_of(model) is None:
+        model.requires_grad_(False)
+    multimodal = MultimodalModel(model, config)
+    if checkpoint is not None:
+        _load(multimodal, checkpoint)
+    return multimodal
+
+
+def _load(model: MultimodalModel, checkpoint: Path) -> None:
+    file = checkpoint / (AVERAGE if (checkpoint / AVERAGE).is_file() else WEIGHTS)
+    try:
+        tensors = {name.removeprefix(ENCODERS): w for name, w in load_file(file).items() if name.startswith(ENCODERS)}
+        model.encoders.load_state_dict(tensors)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+    except RuntimeError as error:
+        last_line = str(error).strip().splitlines()[-1].strip()[:200]
+        raise CheckpointError(f"{checkpoint} does not have the encoders of config.toml: {last_line}") from error

@@ -1,0 +1,291 @@
+"""Encoders: equal to their readable references, whatever is beside a medium in its row; spectrograms equal transformers'."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from media_examples import BEGIN, CONFIG, PICTURE_POSITIONS, VOCABULARY, picture, sound
+
+from glassgpt.errors import ConfigError, DataError
+from glassgpt.model.build import build_model
+from glassgpt.model.config import ModelConfig
+from glassgpt.model.lora import add_lora, build_like, trainable_parameters
+from glassgpt.model.lora_config import Adapter, LoRAConfig
+from glassgpt.multimodal import augmentation
+from glassgpt.multimodal.audio import AudioEncoder, encode_audio_readable
+from glassgpt.multimodal.batches import assemble, payload_of, payload_words
+from glassgpt.multimodal.image import ImageEncoder, encode_image_readable
+from glassgpt.multimodal.model import MultimodalModel, medium_id
+from glassgpt.multimodal.spectrogram import SILENCE, fft_length, hann_window, log_mel, mel_filters
+from glassgpt.training.config import OptimizerConfig
+from glassgpt.training.optimizers import parameter_groups
+from small_models import shaken
+
+SHAPES = {
+    "gpt2": ModelConfig(vocab_size=VOCABULARY, context_length=64, n_layer=2, n_head=2, n_embd=16),
+    "modern": ModelConfig(arch="modern", vocab_size=VOCABULARY, context_length=64, n_layer=2, n_head=2, n_embd=16, bias=False),
+    "llama": ModelConfig(arch="llama", vocab_size=VOCABULARY, context_length=64, n_layer=2, n_head=2, n_embd=16, bias=False),
+}  # fmt: skip
+
+
+def row_of(parts, config=CONFIG):
+    """Return the inputs (1, T, 1 + W) of tokens and media, and the first position of each medium."""
+    ids, media = [], []
+    for part in parts:
+        if isinstance(part, int):
+            ids.append(part)
+            continue
+        ids.append(BEGIN[part.modality])
+        payload = payload_of(part, config)
+        media.append((len(ids), part, payload))
+        ids += [-1] * len(payload)
+    inputs = assemble(np.array(ids, dtype=np.int64), media, payload_words(config))
+    return torch.from_numpy(inputs)[None], [first for first, _, _ in media]
+
+
+def multimodal(arch="gpt2", config=CONFIG):
+    return MultimodalModel(shaken(SHAPES[arch]), config).eval()
+
+
+def readable(model, item):
+    functions = {"image": encode_image_readable, "audio": encode_audio_readable}
+    return functions[item.modality](model.encoder(item.modality), item.data)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.integers(0, 39),
+            st.builds(picture, st.integers(0, 9)),
+            st.builds(sound, st.integers(0, 9), st.integers(1, 900)),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_media_anywhere_in_a_row_equal_their_readable_reference(parts):
+    model = multimodal()
+    inputs, firsts = row_of(parts)
+    with torch.no_grad():
+        vectors = model.vectors(inputs)[0]
+        media = [part for part in parts if not isinstance(part, int)]
+        for first, item in zip(firsts, media, strict=True):
+            expected = readable(model, item)
+            torch.testing.assert_close(vectors[first : first + len(expected)], expected, rtol=1e-4, atol=1e-5)
+        tokens = inputs[0, :, 0] >= 0
+        assert torch.equal(vectors[tokens], model.token_embedding(inputs[0, tokens, 0]))
+
+
+def test_a_batch_equals_its_rows_alone_even_where_a_row_ends_within_a_medium():
+    model = multimodal()
+    one, _ = row_of([1, picture(1), 2, sound(1), 3, 4, 5])
+    other, _ = row_of([picture(2), picture(3), sound(2), 7])
+    length = min(one.size(1), other.size(1)) - 3
+    rows = [one[:, :length], other[:, :length]]
+    with torch.no_grad():
+        together = model.vectors(torch.cat(rows))
+        for at, row in enumerate(rows):
+            torch.testing.assert_close(together[at], model.vectors(row)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_patches_are_those_of_unfold_and_of_a_strided_convolution():
+    encoder = ImageEncoder(CONFIG, 16, 1.0)
+    item = picture(4)
+    pixels = torch.from_numpy(item.data).permute(2, 0, 1).float()
+    unfolded = F.unfold(pixels[None], CONFIG.patch_size, stride=CONFIG.patch_size)[0].T  # (N, 3 P²), channels first
+    payload = torch.from_numpy(payload_of(item, CONFIG))
+    ours = payload.view(-1, CONFIG.patch_size, CONFIG.patch_size, 3).permute(0, 3, 1, 2).flatten(1)
+    assert torch.equal(ours.float(), unfolded)
+    kernel = encoder.patch.weight.view(16, 3, CONFIG.patch_size, CONFIG.patch_size)
+    convolved = F.conv2d(pixels[None] / 127.5 - 1, kernel, encoder.patch.bias, stride=CONFIG.patch_size)[0].flatten(1).T
+    where = (encoder.row.weight[:, None] + encoder.column.weight).flatten(0, 1)
+    torch.testing.assert_close(encoder.encode(pixels[None] / 127.5 - 1)[0], encoder.scaled(convolved + where))
+
+
+@pytest.mark.parametrize(("rate", "hop", "mels"), [(8000, 80, 40), (16000, 160, 80), (16000, 200, 64), (8000, 240, 24)])
+def test_spectrogram_equals_that_of_transformers(rate, hop, mels):
+    audio_utils = pytest.importorskip("transformers.audio_utils")
+    samples = sound(3, 5 * hop + 17).data
+    window, before = hann_window(rate), (len(hann_window(rate)) - hop) // 2
+    filters = audio_utils.mel_filter_bank(
+        fft_length(rate) // 2 + 1, mels, 0.0, rate / 2, rate, norm=None, mel_scale="htk"
+    )
+    np.testing.assert_allclose(mel_filters(rate, mels), filters, atol=1e-6)
+    n_frames = -(-len(samples) // hop)
+    padded = np.pad(samples / 32768.0, (max(0, before), len(window) + hop))[max(0, -before) :]
+    power = audio_utils.spectrogram(
+        padded, audio_utils.window_function(len(window), "hann"), len(window), hop, fft_length(rate), power=2.0,
+        center=False, mel_filters=filters, mel_floor=1e-10, log_mel="log10",
+    )[:, :n_frames].T  # fmt: skip
+    expected = (np.maximum(power, power.max() - 8) - power.max() + 4) / 4
+    found = log_mel(samples, rate, hop, mels)
+    assert found.shape == (n_frames, mels)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_spectrogram_shows_a_tone_in_its_band_whatever_the_volume():
+    time = np.arange(8000) / 8000
+    tone = np.sin(2 * np.pi * 1000 * time)
+    loud, quiet = (log_mel((volume * tone).astype(np.int16), 8000, 80, 40) for volume in (20000, 2000))
+    band = int(mel_filters(8000, 40)[round(1000 / 8000 * fft_length(8000))].argmax())
+    assert set(loud[5:-5].argmax(axis=1)) == {band}
+    np.testing.assert_allclose(loud[5:-5, band], quiet[5:-5, band], atol=1e-3)
+    assert (log_mel(np.zeros(800, dtype=np.int16), 8000, 80, 40) <= 1).all()
+
+
+@pytest.mark.parametrize("arch", SHAPES)
+def test_a_model_with_encoders_is_the_language_model_for_text(arch):
+    model = multimodal(arch)
+    tokens = torch.randint(40, (2, 9))
+    with torch.no_grad():
+        assert torch.equal(model(tokens), model.language_model(tokens))
+        inputs, _ = row_of(tokens[0].tolist())
+        torch.testing.assert_close(model(inputs), model(tokens[:1]))
+    names = {name for name, _ in model.language_model.named_parameters()}
+    own = {name for name, _ in model.named_parameters()}
+    assert own - names
+    assert all(name.startswith("encoders.") for name in own - names)
+    assert names <= own
+
+
+@pytest.mark.parametrize("arch", SHAPES)
+def test_text_sees_a_medium_before_it_and_none_after_it(arch):
+    model = multimodal(arch)
+    with torch.no_grad():
+        first, _ = row_of([1, picture(1), 2, 3, picture(5)])
+        second, _ = row_of([1, picture(2), 2, 3, picture(5)])
+        third, _ = row_of([1, picture(1), 2, 3, picture(6)])
+        at = 2 + PICTURE_POSITIONS + 1  # the last text before the second picture
+        logits = [model(inputs)[0, at] for inputs in (first, second, third)]
+    assert (logits[0] - logits[1]).abs().max() > 1e-4
+    torch.testing.assert_close(logits[0], logits[2])
+
+
+@pytest.mark.parametrize("arch", SHAPES)
+def test_every_parameter_has_a_kind_an_optimizer_and_a_gradient(arch):
+    model = MultimodalModel(shaken(SHAPES[arch]), CONFIG).train()
+    assert model.parameter_kinds().keys() == {name for name, _ in model.named_parameters()}
+    groups = parameter_groups(model, OptimizerConfig())
+    assert sum(len(group["params"]) for group in groups.values()) == len(list(model.parameters()))
+    inputs, _ = row_of([1, picture(1), 2, sound(1), 3])
+    model(inputs)[0, -1].square().sum().backward()
+    unused = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()}
+    assert not {name for name in unused if name.startswith("encoders.")}
+
+
+def test_with_an_adapter_or_frozen_encoders_learn_and_the_language_model_does_not():
+    adapted = MultimodalModel(add_lora(shaken(SHAPES["gpt2"]), Adapter("", LoRAConfig(rank=2))), CONFIG)
+    frozen = MultimodalModel(shaken(SHAPES["gpt2"]), dataclasses.replace(CONFIG, freeze=True))
+    assert all(name.startswith("encoders.") for name in trainable_parameters(frozen))
+    assert {name.split(".")[0] for name in trainable_parameters(adapted)} == {"blocks", "encoders"}
+    for model in (adapted, frozen):
+        like = build_like(model)
+        assert {n: p.shape for n, p in like.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
+
+
+def test_models_that_cannot_take_vectors_are_refused_by_name():
+    linear = ModelConfig(
+        arch="gated_deltanet", vocab_size=42, context_length=64, n_layer=1, n_head=2, n_embd=16, bias=False
+    )
+    with pytest.raises(ConfigError, match="gated_deltanet, whose memory would mix"):
+        MultimodalModel(build_model(linear), CONFIG)
+
+    own = shaken(SHAPES["gpt2"])
+    own.embed = lambda tokens, positions: own.token_embedding(tokens)  # does not know of vectors
+    with pytest.raises(ConfigError, match="its embed fails with vectors.*vectors_of"):
+        MultimodalModel(own, CONFIG)
+
+
+def test_a_modality_without_an_encoder_is_refused():
+    with pytest.raises(DataError, match="the model knows image, but not audio"):
+        payload_of(sound(), dataclasses.replace(CONFIG, modalities="image"))
+
+
+def test_invalid_settings_are_reported_together():
+    config = dataclasses.replace(CONFIG, modalities="image,smell", patch_size=3, augment_image=2.0, mels=1)
+    with pytest.raises(ConfigError) as caught:
+        MultimodalModel(shaken(SHAPES["gpt2"]), config)
+    for part in (
+        "names 'smell'",
+        "multimodal.patch_size is 3",
+        "multimodal.augment_image is 2.0",
+        "multimodal.mels is 1",
+    ):
+        assert part in str(caught.value)
+
+
+STRONG = dataclasses.replace(CONFIG, augment_image=1.0, augment_audio=1.0, flip_image=True, restyle_image=1.0)
+
+
+def test_augmentation_happens_in_training_only_and_is_repeated_by_the_generator():
+    model = MultimodalModel(shaken(SHAPES["gpt2"]), STRONG)
+    inputs, _ = row_of([1, picture(1), 2, sound(1, 900), 3])
+    with torch.no_grad():
+        plain = model.eval().vectors(inputs)
+        assert torch.equal(model.vectors(inputs), plain)
+        model.train()
+        torch.manual_seed(5)
+        one, two = model.vectors(inputs), model.vectors(inputs)
+        torch.manual_seed(5)
+        assert torch.equal(model.vectors(inputs), one)
+    media = inputs[0, :, 0] < 0
+    for other in (two, plain):
+        assert (one - other)[0, media].abs().amax(-1).min() > 1e-4
+        assert torch.equal(one[0, ~media], other[0, ~media])
+    assert one.isfinite().all()
+
+
+def test_each_sound_is_changed_by_itself_and_silence_stays_silent():
+    torch.manual_seed(0)
+    where = torch.zeros(1, 12, dtype=torch.bool)
+    where[:, 1:5] = where[:, 7:11] = True
+    frames = torch.rand(1, 36, 16).where(where.repeat_interleave(3, dim=1)[..., None], SILENCE)
+    one = augmentation.augment_frames(frames, where, STRONG)
+    assert (one[0, ~where.repeat_interleave(3, dim=1)[0]] == SILENCE).all()
+    assert (one[0, 3:15] - one[0, 21:33]).abs().max() > 0.1
+    assert torch.equal(
+        augmentation.augment_frames(frames, where, dataclasses.replace(STRONG, augment_audio=0.0)), frames
+    )
+
+
+def test_speed_reads_between_frames_and_not_into_the_next_sound():
+    where = torch.tensor([[False, True, True, False, True, True]])
+    frames = torch.arange(12.0)[None, :, None]  # two frames per position; sounds at frames 2…5 and 8…11
+    start = augmentation.start_index(where)
+    slow, fast = (augmentation._at_speed(frames, start, where, torch.full((1, 12), speed)) for speed in (0.5, 2.0))
+    assert slow[0, 2:6, 0].tolist() == [2.0, 2.5, 3.0, 3.5]
+    assert fast[0, 2:6, 0].tolist() == [2.0, 4.0, SILENCE, SILENCE]
+    assert slow[0, 8:12, 0].tolist() == [8.0, 8.5, 9.0, 9.5]
+
+
+def test_pitch_moves_bands_and_noise_adds_power():
+    bands = torch.zeros(1, 1, 16)
+    bands[0, 0, 8] = 1.0
+    moved = augmentation._at_pitch(bands, torch.full((1, 1), 2.0))
+    assert moved.argmax() == 4
+    torch.manual_seed(0)
+    noisy = augmentation._with_noise(torch.full((1, 1, 16), 0.5), torch.full((1, 1, 1), 0.5))
+    assert 0.5 < noisy.mean() < 0.65  # twice the power is log10(2) / 4 = 0.075 more
+
+
+def test_colors_turn_without_changing_gray_and_a_moved_picture_keeps_its_range():
+    torch.manual_seed(0)
+    gray = torch.full((4, 3, 8, 8), 0.2)
+    recolored = augmentation._recolored(gray, 1.0)
+    assert (recolored.amax(dim=1) - recolored.amin(dim=1)).max() < 1e-5
+    moved = augmentation._moved(torch.rand(4, 3, 8, 8), 1.0)
+    assert moved.min() >= 0
+    assert moved.max() <= 1
+    covered = augmentation._covered(torch.ones(64, 3, 8, 8), 1.0)
+    share = (covered == 0).float().mean()
+    assert 0 < share < 0.3
+
+
+def test_encoders_of_a_modality_number_match_the_dataset():
+    assert (medium_id("image"), medium_id("audio")) == (-1, -2)
+    assert AudioEncoder(CONFIG, 16, 1.0).n_bytes == 3 * 16 * 2

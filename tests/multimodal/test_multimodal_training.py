@@ -1,0 +1,209 @@
+"""Training on documents with media: the loss is that of each document alone, and a resumed run ends with the same bits."""
+
+import shutil
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from multimodal_helpers import GEOMETRY, picture, sound
+from named_media import SETTINGS
+from safetensors.torch import load_file
+
+from forked import run_ranks
+from glassgpt import api
+from glassgpt.config import load_config
+from glassgpt.data.batches import build_batches
+from glassgpt.errors import CheckpointError, ConfigError
+from glassgpt.multimodal.audio import encode_audio_readable
+from glassgpt.multimodal.batches import EncodedDataset, Payloads, assemble
+from glassgpt.multimodal.config import MultimodalConfig
+from glassgpt.multimodal.dataset import SUPERVISED, MultimodalDataset
+from glassgpt.multimodal.image import encode_image_readable
+from glassgpt.multimodal.model import MultimodalModel
+from glassgpt.training.observers import Observer
+from glassgpt.training.run_folder import RunFolder, read_jsonl
+
+
+def options(**settings):
+    changed = {name.replace("__", "."): str(value) for name, value in settings.items()}
+    return [part for name, value in {**SETTINGS, **changed}.items() for part in (f"--{name.replace('_', '-')}", value)]
+
+
+def configured(data, **settings):
+    changed = {name.replace("__", "."): str(value) for name, value in settings.items()}
+    return load_config(None, {**SETTINGS, "data": str(data), **changed})
+
+
+def weights(run, step):
+    return load_file(RunFolder(run).checkpoints / f"step-{step:06d}" / "model.safetensors")
+
+
+def document_loss(model, row_ids, row_flags, media):
+    """Return the summed loss of the documents of a row, one forward pass each, with media encoded by the references."""
+    functions = {"image": encode_image_readable, "audio": encode_audio_readable}
+    vectors = model.token_embedding(torch.from_numpy(np.maximum(row_ids, 0)))
+    for first, item in media:
+        encoded = functions[item.modality](model.encoder(item.modality), item.data)
+        vectors[first : first + len(encoded)] = encoded
+    starts = [*np.flatnonzero(row_flags & 2).tolist(), len(row_ids)]
+    total, count = 0.0, 0
+    for start, end in pairwise(starts):
+        logits = model.language_model(vectors[None, start:end])[0].log_softmax(-1)
+        for at in range(start + 1, end):
+            if row_flags[at] & SUPERVISED:
+                total -= logits[at - 1 - start, row_ids[at]].item()
+                count += 1
+    return total, count
+
+
+@torch.no_grad()
+def test_validation_loss_is_that_of_each_document_alone(named_data, named_run):
+    dataset, loaded = MultimodalDataset.open(named_data), api.load(named_run, device="cpu")
+    rows, losses = dataset.split("validation"), []
+    for start in range(0, len(rows), rows.row_length):
+        ids, flags = rows.read(start, rows.row_length), rows.flags(start, rows.row_length)
+        losses.append(document_loss(loaded.model, ids, flags, rows.media(start)))
+    total, count = (sum(values) for values in zip(*losses, strict=True))
+    logged = [line for line in read_jsonl(RunFolder(named_run).metrics) if "validation_loss" in line][-1]
+    assert count == logged["validation_tokens"] == dataset.multimodal.validation.supervised
+    assert logged["validation_loss"] == pytest.approx(total / count, rel=1e-4)
+
+
+def test_a_run_learns_to_name_what_it_sees_and_hears(named_run):
+    lines = [line for line in read_jsonl(RunFolder(named_run).metrics) if "validation_loss" in line]
+    assert lines[-1]["validation_loss"] < 0.1
+    resolved = load_config(named_run).multimodal
+    assert (resolved.names, resolved.geometry) == (("image", "audio"), GEOMETRY)
+
+
+def test_a_loaded_model_has_the_encoders_that_were_trained(named_run):
+    loaded = api.load(named_run, device="cpu")
+    assert isinstance(loaded.model, MultimodalModel)
+    saved = weights(named_run, 60)
+    assert {name for name in saved if name.startswith("encoders.")} == {
+        name for name, _ in loaded.model.named_parameters() if name.startswith("encoders.")
+    }
+    assert all(torch.equal(parameter, saved[name]) for name, parameter in loaded.model.named_parameters())
+    assert not loaded.model.training
+
+
+def test_a_resumed_run_ends_with_the_same_bits(named_data, tmp_path):
+    strong = {"multimodal__augment_image": 1, "multimodal__restyle_image": 0.5, "multimodal__augment_audio": 1}
+    settings = {**strong, "model__dropout": 0.1, "checkpoint__every_steps": 4, "train__eval_every_steps": 8}
+    api.train(configured(named_data, train__max_steps=8, **settings), tmp_path / "whole")
+    config = configured(named_data, train__max_steps=8, **settings)
+
+    class Stop(Exception):
+        pass
+
+    class StopAfter(Observer):
+        def on_step(self, metrics):
+            if metrics.step == 6:
+                raise Stop
+
+    with pytest.raises(Stop):
+        api.train(config, tmp_path / "parts", observers=(StopAfter(),))
+    api.train(config, tmp_path / "parts", resume=True)
+    expected, found = weights(tmp_path / "whole", 8), weights(tmp_path / "parts", 8)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_rows_are_permuted_by_the_seed_and_shared_by_ranks(named_data):
+    dataset = EncodedDataset(MultimodalDataset.open(named_data), configured_media(named_data))
+    tokens = dataset.split("train")
+    whole = build_batches(tokens, 64, 3)
+    inputs, targets = whole.next(4)
+    assert inputs.shape == (4, 64, 1 + 12)  # 3 · 4² = 48 bytes of a patch, 3 · 16 · 2 = 96 of frames
+    shares = [build_batches(tokens, 64, 3, rank=rank, world_size=2).next(2) for rank in range(2)]
+    assert torch.equal(torch.cat([share[0] for share in shares]), inputs)
+    assert torch.equal(torch.cat([share[1] for share in shares]), targets)
+    whole.seek(4)
+    following, _ = whole.next(4)
+    assert not torch.equal(following, inputs)
+    whole.seek(0)
+    assert torch.equal(whole.next(4)[0], inputs)
+
+
+def configured_media(data):
+    return MultimodalConfig(mels=16).fitted(("image", "audio"), MultimodalDataset.open(data).geometry)
+
+
+def test_kept_payloads_are_bounded():
+    payloads = Payloads(MultimodalConfig(mels=16).fitted(("audio",), GEOMETRY), kept_bytes=2000)
+    first = payloads.of(sound(0), 0)
+    assert payloads.of(sound(0), 0) is first
+    for number in range(1, 9):
+        payloads.of(sound(number), number)
+    assert payloads.of(sound(0), 0) is not first
+    assert np.array_equal(payloads.of(sound(0), 0), first)
+
+
+def test_a_medium_that_a_row_cuts_keeps_its_first_positions():
+    config = MultimodalConfig(mels=16).fitted(("image",), GEOMETRY)
+    payload = Payloads(config).of(picture(), 0)
+    inputs = assemble(np.arange(4), [(2, picture(), payload)], 6)
+    assert inputs[:, 0].tolist() == [0, 1, -1, -1]
+    assert np.array_equal(inputs[2:, 1:].view(np.uint8).reshape(2, -1), payload[:2])
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(named_data, tmp_path):
+    settings = {"train__max_steps": 4, "multimodal__augment_image": 0, "multimodal__augment_audio": 0}
+    api.train(configured(named_data, **settings), tmp_path / "one")
+    (tmp_path / "empty.toml").write_text("")
+    ended = run_ranks(
+        2, "train", tmp_path / "empty.toml", "--data", named_data, "--out", tmp_path / "two", *options(**settings)
+    )
+    assert [process.returncode for process in ended] == [0, 0], ended[0].stderr
+    one, two = weights(tmp_path / "one", 4), weights(tmp_path / "two", 4)
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_can_start_from_a_language_model_frozen_or_with_an_adapter(named_data, named_run, tmp_path):
+    before = weights(named_run, 60)
+    few = {"train__max_steps": 2, "train__eval_every_steps": 2, "init_from": named_run}
+    api.train(configured(named_data, multimodal__freeze=True, **few), tmp_path / "frozen")
+    frozen = weights(tmp_path / "frozen", 2)
+    changed = {name for name in before if not torch.equal(frozen[name], before[name])}
+    assert changed
+    assert all(name.startswith("encoders.") for name in changed)
+
+    api.train(configured(named_data, lora__rank=2, **few), tmp_path / "adapter")
+    saved = weights(tmp_path / "adapter", 2)
+    assert {name.split(".")[0] for name in saved} == {"blocks", "encoders"}
+    loaded = api.load(tmp_path / "adapter", device="cpu").model
+    name = "encoders.image.patch.weight"
+    assert torch.equal(dict(loaded.named_parameters())[name], saved[name])
+
+
+def test_mistakes_are_reported_before_anything_runs(named_data, named_run, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(ConfigError, match="rows of 64 positions, but train.sequence_length is 32; set it to 64"):
+        api.train(configured(named_data, train__sequence_length=32), out)
+    with pytest.raises(ConfigError, match="model.arch is gated_deltanet, whose memory would mix the documents"):
+        api.train(configured(named_data, model__arch="gated_deltanet", model__bias=False), out)
+    with pytest.raises(ConfigError, match="fim.rate cannot be combined with pictures and sound"):
+        api.train(configured(named_data, fim__rate=0.5), out)
+    assert not out.exists()
+
+
+def test_text_of_a_multimodal_run_is_that_of_its_language_model(named_run, run_main):
+    code, text, _ = run_main(
+        "generate", named_run, "--prompt", "a red", "--temperature", "0", "--max-tokens", "4", "--device", "cpu"
+    )
+    assert code == 0
+    assert text.startswith("a red")
+
+
+def test_encoders_that_do_not_fit_the_configuration_are_refused(named_run, tmp_path):
+    shutil.copytree(named_run, tmp_path / "run")
+    path = tmp_path / "run" / "config.toml"
+    lines = [
+        line for line in path.read_text().replace("patch_size = 4", "patch_size = 2").splitlines() if "seal" not in line
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises((CheckpointError, ConfigError)):
+        api.load(tmp_path / "run", device="cpu")
