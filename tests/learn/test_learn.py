@@ -172,6 +172,17 @@ def test_verdicts_are_shown_if_progress_cannot_be_saved(run_main, started, forke
     assert "lesson9/progress.json cannot be written, so your progress is not kept: Permission denied" in err
 
 
+def test_unsolved_exercise_that_is_used_is_named(run_main, started, forked_check):
+    said = "it uses your function of exercise 9.1, which is not solved; solve that one first"
+    pairs = "\ndef pairs(tokens):\n    def shifted():\n        return softmax(tokens)\n    return shifted(), tokens\n"
+    write(started, "\ndef softmax(scores):\n    return scores\n" + pairs)
+    code, out, _ = run_main("learn", "check", "9.2")
+    assert (code, said in " ".join(out.split())) == (1, True), out
+    write(started, "\ndef softmax(scores):\n    return scores.softmax(-1)\n")
+    assert "9.1" in run_main("learn", "check", "9")[1]
+    assert "not solved" not in run_main("learn", "check", "9.2")[1]  # 9.1 was solved before
+
+
 def test_untouched_exercises_are_not_begun(run_main, started, forked_check):
     code, out, _ = run_main("learn", "check", "9")
     assert code == 1
@@ -184,6 +195,7 @@ def test_solved_lesson_and_progress(run_main, started, forked_check):
     code, out, _ = run_main("learn", "check", "9")
     assert code == 0
     assert "2 of 2 solved" in out
+    assert "The lesson is complete. It was the last one." in out
     assert "(10 min, 2 of 2 solved)" in run_main("learn")[1]
     write(started, "\ndef pairs(tokens):\n    return tokens, tokens\n")
     assert run_main("learn", "check", "9.1")[0] == 0

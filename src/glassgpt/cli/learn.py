@@ -87,11 +87,12 @@ def learn_check(number: str, *, out: Path | None = None, json: Flag = False, lan
     progress = _progress(folder, lesson.number)
     texts = lesson.texts(_use(language or progress.language))
     verdicts = check(lesson, folder, exercise)
+    progress = progress.checked((each.number, each.is_solved) for each in verdicts)
     if json:
         console.output_json(verdicts_json(verdicts, texts, lesson.number))
     else:
-        show_verdicts(verdicts, texts, folder)
-    progress.checked((each.number, each.is_solved) for each in verdicts).write(folder)
+        show_verdicts(verdicts, texts, folder, progress.solved)
+    progress.write(folder)
     if not all(each.is_solved for each in verdicts):
         sys.exit(1)
 

@@ -6,6 +6,7 @@ keep the others from being checked. References are computed before the student's
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import json
@@ -15,7 +16,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import tokenize
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ import torch
 
 from glassgpt.learn import lesson as lesson_module
 from glassgpt.learn.folder import EXERCISE_FILE
-from glassgpt.learn.lesson import Exercise, find_lesson
+from glassgpt.learn.lesson import Exercise, Lesson, find_lesson
 from glassgpt.learn.recognize import FILE_MB, Judge, error_verdict
 from glassgpt.learn.verdict import Verdict
 
@@ -40,10 +42,38 @@ def main(package: str, lesson_number: str, result: str, only: str) -> None:
     """Check the exercises of a lesson in the working folder and write the verdicts to a file."""
     lesson_module.PACKAGE = package
     torch.set_num_threads(1)  # threads do not survive a fork
-    lesson = find_lesson(int(lesson_number))
-    exercises = [each for each in lesson.exercises() if only in ("", each.number)]
-    verdicts = [check_exercise(each, Path.cwd()) for each in exercises]
+    verdicts = check_lesson(find_lesson(int(lesson_number)), Path.cwd(), only)
     Path(result).write_text(json.dumps([each.as_dict() for each in verdicts]), encoding="utf-8")
+
+
+def check_lesson(lesson: Lesson, folder: Path, only: str = "") -> list[Verdict]:
+    """Return the verdicts on the exercises of a lesson, or on the one with the number `only`."""
+    exercises = lesson.exercises()
+    uses = used_exercises(folder / EXERCISE_FILE, {each.function: each.number for each in exercises})
+    chosen = [each for each in exercises if only in ("", each.number)]
+    return [replace(check_exercise(each, folder), uses=uses.get(each.function, ())) for each in chosen]
+
+
+def used_exercises(file: Path, numbers: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Return, for each function or class of a student's file, the exercises whose functions its code uses.
+
+    Args:
+        file: it may be damaged; then nothing is known about it.
+        numbers: of the exercises by function.
+    """
+    try:
+        with tokenize.open(file) as source:
+            tree = ast.parse(source.read())
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return {}
+    found: dict[str, tuple[str, ...]] = {}
+    for each in tree.body:
+        if isinstance(each, ast.FunctionDef | ast.ClassDef):
+            names = [node for node in ast.walk(each) if isinstance(node, ast.Name)]
+            own = {each.name, *(name.id for name in names if isinstance(name.ctx, ast.Store))}
+            used = {name.id for name in names} - own
+            found[each.name] = tuple(sorted(numbers[name] for name in used & numbers.keys()))
+    return found
 
 
 def check_exercise(exercise: Exercise, folder: Path) -> Verdict:

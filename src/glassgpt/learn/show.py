@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import glassgpt
 from glassgpt import console
 from glassgpt.console import translated
 from glassgpt.learn.folder import EXERCISE_FILE
-from glassgpt.learn.lesson import ExerciseText, LessonText
+from glassgpt.learn.lesson import ExerciseText, LessonText, lessons
 from glassgpt.learn.progress import Progress
 from glassgpt.learn.verdict import Verdict
 
@@ -72,8 +72,15 @@ def _named(number: str, folder: Path) -> str:
     return number if folder in (usual, ".." / usual, Path()) else " ".join((number, "--out", shlex.quote(str(folder))))
 
 
-def show_verdicts(verdicts: Sequence[Verdict], texts: LessonText, folder: Path) -> None:
-    """Print the verdicts with explanations, and what to do next."""
+def show_verdicts(verdicts: Sequence[Verdict], texts: LessonText, folder: Path, solved: Collection[str]) -> None:
+    """Print the verdicts with explanations, and what to do next.
+
+    Args:
+        verdicts: in the order of the exercises.
+        texts: of the lesson.
+        folder: of the lesson.
+        solved: numbers of all exercises that are solved, with those that were not checked this time.
+    """
     if verdicts and verdicts[0].status == "import":  # then it is for all exercises
         console.styled((translated(f"{EXERCISE_FILE} cannot be imported"), "bold red"))
         _show_error(verdicts[0])
@@ -88,13 +95,29 @@ def show_verdicts(verdicts: Sequence[Verdict], texts: LessonText, folder: Path) 
             (translated(STATUS[verdict.status]), style),
         )
         _show_details(verdict, text)
-    solved = sum(each.is_solved for each in verdicts)
+        _show_cause(verdict, solved)
     console.output("")
-    console.result(f"{solved} of {len(verdicts)} solved")
+    console.result(f"{sum(each.is_solved for each in verdicts)} of {len(verdicts)} solved")
     if (unsolved := next((each for each in verdicts if not each.is_solved), None)) is not None:
         console.result(f"A hint: glassgpt learn hint {_named(unsolved.number, folder)}")
     elif len(verdicts) == len(texts.exercises):
-        console.result("The lesson is complete. The next one: glassgpt learn")
+        following = int(verdicts[0].number.split(".")[0]) + 1
+        is_last = following not in lessons()
+        console.result(
+            "The lesson is complete. It was the last one."
+            if is_last
+            else f"The lesson is complete. The next one: glassgpt learn start {following}"
+        )
+
+
+def _show_cause(verdict: Verdict, solved: Collection[str]) -> None:
+    """Name the exercises whose functions are used, although they are still to be solved: the cause may lie there."""
+    if verdict.status in ("solved", "not-begun") or verdict.error.startswith(UNWRITTEN):
+        return
+    for used in verdict.uses:
+        if used not in solved:
+            cause = f"it uses your function of exercise {used}, which is not solved; solve that one first"
+            console.paragraph(translated(cause), INDENT)
 
 
 def _show_details(verdict: Verdict, text: ExerciseText) -> None:
@@ -103,7 +126,9 @@ def _show_details(verdict: Verdict, text: ExerciseText) -> None:
         case "mistake":
             for name in verdict.mistakes:
                 console.paragraph(text.mistakes[name].text.strip(), INDENT)
-                console.paragraph(_see(text.mistakes[name].see), INDENT)
+                console.output(
+                    " " * INDENT + _see(text.mistakes[name].see)
+                )  # a path, which is copied, stays in one line
         case "different":
             console.paragraph(_where(where, verdict), INDENT)
             console.paragraph(translated(f"expected: {verdict.expected}"), INDENT)

@@ -42,6 +42,7 @@ class Verdict:
         line: line of the student's file in which it was raised; 0 if unknown.
         source: text of that line.
         printed: what the student's code printed, shortened.
+        uses: numbers of the other exercises whose functions the student's function uses.
     """
 
     number: str
@@ -58,6 +59,7 @@ class Verdict:
     line: int = 0
     source: str = ""
     printed: str = ""
+    uses: tuple[str, ...] = ()
 
     @property
     def is_solved(self) -> bool:
@@ -72,5 +74,5 @@ class Verdict:
     def from_dict(cls, value: Mapping[str, Any]) -> Verdict:
         """Read a verdict from a JSON object."""
         known: dict[str, Any] = {each.name: value[each.name] for each in fields(cls)}
-        known["mistakes"] = tuple(known["mistakes"])
+        known |= {"mistakes": tuple(known["mistakes"]), "uses": tuple(known["uses"])}
         return cls(**known)

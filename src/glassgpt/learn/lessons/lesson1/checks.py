@@ -196,6 +196,8 @@ CONTEXT, SIZE = 4, 11
 
 def _toy_model(ids: Tensor) -> Tensor:
     """Score tokens by a rule that depends on every token before, and on how many there are."""
+    if ids.ndim != 2:
+        raise ValueError(f"the model takes ids of shape (1, T), not {tuple(ids.shape)}")
     if ids.size(1) > CONTEXT:
         raise IndexError(f"{ids.size(1)} tokens exceed the context of {CONTEXT}")
     weights = torch.arange(1, ids.size(1) + 1)
