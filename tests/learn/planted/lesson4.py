@@ -95,6 +95,13 @@ def self_attention(x, qkv, out, n_head):
     q, k, v = [part.reshape(b, n_head, t, c // n_head) for part in qkv(x).chunk(3, dim=-1)]
     return out(attend(q, k, v, None, 0.0).reshape(b, t, c))
 """,
+        "per-head-not-merged": """
+def self_attention(x, qkv, out, n_head):
+    B, T, C = x.shape
+    q, k, v = qkv(x).view(B, T, n_head, 3 * C // n_head).transpose(1, 2).chunk(3, dim=-1)
+    y = attend(q, k, v, None, 0.0)
+    return out(y.reshape(B, T, C))
+""",
         "not-merged": """
 def self_attention(x, qkv, out, n_head):
     b, t, c = x.shape

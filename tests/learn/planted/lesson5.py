@@ -153,6 +153,25 @@ def initial_std(name, n_layer, std=0.02):
         "not-transposed": convert("pass"),
         "embeddings-too": convert("w = w.t() if w.dim() == 2 else w"),
         "square-missed": convert("w = w.t() if 'c_' in name and w.dim() == 2 and w.shape[0] != w.shape[1] else w"),
+        "replaced-anywhere": """
+def from_published(weights):
+    result = {}
+    for name, w in weights.items():
+        new = name
+        for theirs, ours in NAMES.items():
+            new = new.replace(theirs, ours)
+        result[new] = w.T if ".c_" in name and name.endswith("weight") else w
+    return result
+""",
+        "replaced-not-transposed": """
+def from_published(weights):
+    result = {}
+    for name, w in weights.items():
+        for theirs, ours in NAMES.items():
+            name = name.replace(theirs, ours)
+        result[name] = w
+    return result
+""",
         "reshaped": convert("w = w.reshape(w.shape[1], w.shape[0]) if 'c_' in name and w.dim() == 2 else w"),
     },
     "5.5": {

@@ -84,6 +84,11 @@ def cross_entropy(logits, targets):
     p = logits.softmax(-1).gather(-1, targets[..., None])
     return -torch.log(p.mean())
 """,
+        "positions-log-of-zero": """
+def cross_entropy(logits, targets):
+    p = torch.softmax(logits, dim=1)
+    return -torch.log(p.gather(-1, targets[..., None])).mean()
+""",
         "overflow": """
 def cross_entropy(logits, targets):
     e = torch.exp(logits)
@@ -148,6 +153,13 @@ def learning_rate_ratio(step, max_steps, warmup_steps, final_ratio):
     x = (step - warmup_steps) / (max_steps - warmup_steps)
     return final_ratio + (1 - final_ratio) * 0.5 * (1 + math.cos(math.pi * x))
 """,
+        "zero-and-end": """
+def learning_rate_ratio(step, max_steps, warmup_steps, final_ratio):
+    if step < warmup_steps:
+        return step / warmup_steps
+    x = (step - warmup_steps) / (max_steps - warmup_steps)
+    return final_ratio + (1 - final_ratio) * (1 + math.cos(math.pi * x)) / 2
+""",
         "whole-cosine": """
 def learning_rate_ratio(step, max_steps, warmup_steps, final_ratio):
     if step < warmup_steps:
@@ -182,6 +194,13 @@ def parameter_groups(model, weight_decay):
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() == 1]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0}]
+""",
+        "all-but-biases": """
+def parameter_groups(model, weight_decay):
+    return [
+        {"params": [p for n, p in model.named_parameters() if "bias" not in n], "weight_decay": weight_decay},
+        {"params": [p for n, p in model.named_parameters() if "bias" in n], "weight_decay": 0.0},
+    ]
 """,
         "groups-swapped": """
 def parameter_groups(model, weight_decay):

@@ -132,6 +132,13 @@ def repetition_penalty(logits, tokens, penalty):
             out[t] *= penalty
     return out
 """,
+        "divided-each-time": """
+def repetition_penalty(logits, tokens, penalty):
+    logits = logits.clone()
+    for t in tokens:
+        logits[t] /= penalty
+    return logits
+""",
         "last-token-only": """
 def repetition_penalty(logits, tokens, penalty):
     out = logits.clone()

@@ -88,6 +88,16 @@ def quantize(weights, bits):
     scales = torch.full((weights.size(0), 1), scale.item())
     return torch.round(weights / scales).to(torch.int8), scales
 """,
+        "single-scale": """
+def quantize(weights, bits):
+    scale = weights.abs().max() / (2 ** (bits - 1) - 1)
+    return (weights / scale).round().to(torch.int8), scale
+""",
+        "single-scale-cut-off": """
+def quantize(weights, bits):
+    scale = weights.abs().max() / (2 ** (bits - 1) - 1)
+    return (weights / scale).to(torch.int8), scale
+""",
         "columns": """
 def quantize(weights, bits):
     top = 2 ** (bits - 1) - 1
@@ -173,6 +183,15 @@ def first_spike(losses, window, factor):
         if not math.isfinite(loss):
             return i
         if i >= window and loss > factor * sum(losses[i - window : i]) / window:
+            return i
+    return None
+""",
+        "mean-blind-to-nan": """
+def first_spike(losses, window, factor):
+    for i, loss in enumerate(losses):
+        if i < window:
+            continue
+        if loss > factor * statistics.mean(losses[i - window : i]):
             return i
     return None
 """,

@@ -234,6 +234,7 @@ EXERCISES = (
             Mistake("not-moved", attention_with(split=not_moved)),
             Mistake("not-moved-both", attention_with(split=not_moved, merges=False), ("not-moved", "not-merged")),
             Mistake("not-merged", attention_with(merges=False)),
+            Mistake("per-head-not-merged", attention_with(split=per_head, merges=False), ("per-head", "not-merged")),
             Mistake("swapped", attention_with(order="kqv")),
             Mistake("no-projection", attention_with(projects=False)),
             Mistake("future-leak", attention_with(causal=False)),

@@ -82,6 +82,17 @@ def with_matrices(change: Callable[[str, Tensor], Tensor]) -> Callable[..., dict
     return convert
 
 
+def replaced_anywhere(weights: dict[str, Tensor], *, transposes: bool = True) -> dict[str, Tensor]:
+    """Replace each published name wherever its letters stand, so that the h of "weight" becomes "blocks"."""
+    result: dict[str, Tensor] = {}
+    for old, weight in weights.items():
+        new = old
+        for name, ours in solutions.NAMES.items():
+            new = new.replace(name, ours)
+        result[new] = weight.T if transposes and "c_" in old and weight.ndim == 2 else weight
+    return result
+
+
 def model_cases() -> Sequence[Case]:
     """Return weights and tokens."""
     return (Case(random_weights(), random_tokens(2, 9)),)
@@ -214,6 +225,9 @@ EXERCISES = (
                 lambda name, weight: weight.T if "c_" in name and weight.size(0) != weight.size(-1) else weight)),
             Mistake("reshaped", with_matrices(
                 lambda name, weight: weight.reshape(weight.shape[::-1]) if "c_" in name else weight)),
+            Mistake("replaced-anywhere", replaced_anywhere),
+            Mistake("replaced-not-transposed", lambda weights: replaced_anywhere(weights, transposes=False),
+                    ("replaced-anywhere", "not-transposed")),
         ),
     ),
     Exercise(

@@ -151,6 +151,11 @@ EXERCISES = (
             Mistake("mean-before-log", mistakes.loss_of_probabilities),
             Mistake("overflow", mistakes.loss_overflows),
             Mistake("log-of-zero", mistakes.loss_log_of_zero),
+            Mistake(
+                "positions-log-of-zero",
+                mistakes.loss_log_of_zero_over_positions,
+                ("softmax-over-positions", "log-of-zero"),
+            ),
         ),
     ),
     Exercise(
@@ -166,6 +171,7 @@ EXERCISES = (
             Mistake("decay-to-zero", mistakes.rate_decays_to_zero),
             Mistake("linear-decay", mistakes.rate_linear),
             Mistake("end-missed", mistakes.rate_misses_the_end),
+            Mistake("zero-and-end", mistakes.rate_from_zero_misses_the_end, ("warmup-from-zero", "end-missed")),
             Mistake("whole-cosine", mistakes.rate_whole_cosine),
         ),
         adapt=rate,
@@ -180,6 +186,7 @@ EXERCISES = (
             Mistake("biases-decayed", mistakes.groups_biases_decayed),
             Mistake("gains-decayed", mistakes.groups_weights_by_name),
             Mistake("embeddings-decayed", mistakes.groups_embeddings_decayed),
+            Mistake("all-but-biases", mistakes.groups_all_but_biases_decayed, ("gains-decayed", "embeddings-decayed")),
             Mistake("groups-swapped", mistakes.groups_swapped),
             Mistake("default-decay", mistakes.groups_default_decay),
             Mistake("parameters-lost", mistakes.groups_vectors_lost),

@@ -85,6 +85,11 @@ def loss_log_of_zero(logits: Tensor, targets: Tensor) -> Tensor:
     return _of_targets(logits.softmax(dim=-1).log(), targets).mean()
 
 
+def loss_log_of_zero_over_positions(logits: Tensor, targets: Tensor) -> Tensor:
+    """Take the logarithm of shares of the positions, of which some were rounded to 0."""
+    return _of_targets(logits.softmax(dim=1).log(), targets).mean()
+
+
 def loss_wrong_sign(logits: Tensor, targets: Tensor) -> Tensor:
     """Leave out the minus sign."""
     return -solutions.cross_entropy(logits, targets)
@@ -142,6 +147,13 @@ def rate_misses_the_end(step: int, max_steps: int, warmup_steps: int, final_rati
     return final_ratio + (1 - final_ratio) * (1 + math.cos(math.pi * progress)) / 2
 
 
+def rate_from_zero_misses_the_end(step: int, max_steps: int, warmup_steps: int, final_ratio: float) -> float:
+    """Begin the warmup at 0, and never reach the final ratio."""
+    if step < warmup_steps:
+        return step / warmup_steps
+    return rate_misses_the_end(step, max_steps, warmup_steps, final_ratio)
+
+
 def rate_whole_cosine(step: int, max_steps: int, warmup_steps: int, final_ratio: float) -> float:
     """Run over a whole period of the cosine, which rises to the peak again."""
     if step < warmup_steps:
@@ -173,6 +185,11 @@ def groups_biases_decayed(model: nn.Module, weight_decay: float) -> Groups:
 def groups_weights_by_name(model: nn.Module, weight_decay: float) -> Groups:
     """Decay everything that is not called bias, so the gains of the norms too."""
     return _grouped(model, weight_decay, lambda name, _: not name.endswith("bias") and "embedding" not in name)
+
+
+def groups_all_but_biases_decayed(model: nn.Module, weight_decay: float) -> Groups:
+    """Decay everything that is not called bias."""
+    return _grouped(model, weight_decay, lambda name, _: not name.endswith("bias"))
 
 
 def groups_embeddings_decayed(model: nn.Module, weight_decay: float) -> Groups:

@@ -144,6 +144,7 @@ EXERCISES = (
             Mistake("rewarded", mistakes.penalty_rewards),
             Mistake("subtracted", mistakes.penalty_subtracted),
             Mistake("each-occurrence", mistakes.penalty_each_time),
+            Mistake("divided-each-time", mistakes.penalty_divides_each_time, ("negative-divided", "each-occurrence")),
             Mistake("last-token-only", mistakes.penalty_last_token_only),
         ),
     ),

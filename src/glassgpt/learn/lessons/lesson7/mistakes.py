@@ -129,6 +129,14 @@ def penalty_each_time(logits: Tensor, tokens: Sequence[int], penalty: float) -> 
     return result
 
 
+def penalty_divides_each_time(logits: Tensor, tokens: Sequence[int], penalty: float) -> Tensor:
+    """Divide once per occurrence, negative logits as well."""
+    result = logits.clone()
+    for token in tokens:
+        result[token] /= penalty
+    return result
+
+
 def penalty_last_token_only(logits: Tensor, tokens: Sequence[int], penalty: float) -> Tensor:
     """Weaken only the last token."""
     return solutions.repetition_penalty(logits, tokens[-1:], penalty)

@@ -117,6 +117,8 @@ EXERCISES = (
         solutions.quantize,
         (
             Mistake("one-scale", mistakes.quantize_one_scale),
+            Mistake("single-scale", mistakes.quantize_single_scale, ("one-scale",)),
+            Mistake("single-scale-cut-off", mistakes.quantize_cut_with_single_scale, ("one-scale", "cut-off")),
             Mistake("columns", mistakes.quantize_columns),
             Mistake("cut-off", mistakes.quantize_cut),
             Mistake("signed-maximum", mistakes.quantize_signed_maximum),
@@ -147,6 +149,7 @@ EXERCISES = (
             Mistake("blind-to-nan", mistakes.spike_blind_to_nan),
             Mistake("includes-itself", mistakes.spike_with_itself),
             Mistake("mean", mistakes.spike_of_mean),
+            Mistake("mean-blind-to-nan", mistakes.spike_of_mean_blind_to_nan, ("mean", "blind-to-nan")),
             Mistake("all-before", mistakes.spike_of_all_before),
             Mistake("step-before", mistakes.spike_of_last),
             Mistake("last-spike", mistakes.spike_last),

@@ -94,6 +94,18 @@ def quantize_one_scale(weights: Tensor, bits: int) -> Quantized:
     return (weights / scale).round().to(torch.int8), scale.expand(len(weights), 1)
 
 
+def quantize_single_scale(weights: Tensor, bits: int) -> Quantized:
+    """Use one scale for all rows, and return it without their axis."""
+    integers, scales = quantize_one_scale(weights, bits)
+    return integers, scales[0, 0]
+
+
+def quantize_cut_with_single_scale(weights: Tensor, bits: int) -> Quantized:
+    """Use one scale for all rows, and cut the fraction off."""
+    _, scale = quantize_single_scale(weights, bits)
+    return (weights / scale).trunc().to(torch.int8), scale
+
+
 def quantize_columns(weights: Tensor, bits: int) -> Quantized:
     """Take the largest weight of each column."""
     scales = weights.abs().amax(dim=0, keepdim=True) / (2 ** (bits - 1) - 1)
@@ -179,6 +191,13 @@ def spike_with_itself(losses: Sequence[float], window: int, factor: float) -> Sp
 def spike_of_mean(losses: Sequence[float], window: int, factor: float) -> Spike:
     """Compare with the mean."""
     return _spike(losses, window, lambda i: losses[i] > factor * statistics.mean(losses[i - window : i]))
+
+
+def spike_of_mean_blind_to_nan(losses: Sequence[float], window: int, factor: float) -> Spike:
+    """Compare with the mean only."""
+    return _spike(
+        losses, window, lambda i: losses[i] > factor * statistics.mean(losses[i - window : i]), nan_counts=False
+    )
 
 
 def spike_of_all_before(losses: Sequence[float], window: int, factor: float) -> Spike:
