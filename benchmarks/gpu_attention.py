@@ -2,6 +2,7 @@
 
     python benchmarks/gpu_attention.py agreement --out OUT
     python benchmarks/gpu_attention.py kernels steps --out OUT
+    python benchmarks/gpu_attention.py alternate --out OUT --contexts 4096 --only full "windows SSSL"
     python benchmarks/gpu_attention.py loss --data DATA --out OUT [--seeds 1 2]
 
 Each part writes OUT/PART.json after every row: a part that is stopped keeps its rows. `agreement` ends with exit code 1
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 
 from glassgpt.data.files import write_atomically
-from gpu_parts import mixing
+from gpu_parts import alternating, mixing
 
 Row = dict[str, Any]
 
@@ -84,7 +85,7 @@ def decode(arguments: argparse.Namespace, results: Results) -> bool:
 
 def kernels(arguments: argparse.Namespace, results: Results) -> bool:
     """Time attention alone, forward and backward, over the context."""
-    for case in mixing.kernel_cases(arguments.small):
+    for case in mixing.kernel_cases(arguments.contexts, arguments.small):
         attempt(results, case.describe(), case.time)
     return True
 
@@ -96,6 +97,20 @@ def steps(arguments: argparse.Namespace, results: Results) -> bool:
     return True
 
 
+def alternate(arguments: argparse.Namespace, results: Results) -> bool:
+    """Time training steps of the variants in turns, at each context; ratios are relative to the first variant."""
+    all_good = True
+    for context in arguments.contexts:
+        rows, failed = alternating.alternate(
+            arguments.only, context, arguments.rounds, arguments.seconds, arguments.small
+        )
+        for row in (*rows, *failed):
+            results.add({"context": context, **row})
+        all_good = all_good and not failed
+        torch.cuda.empty_cache()
+    return all_good
+
+
 def loss(arguments: argparse.Namespace, results: Results) -> bool:
     """Train on the same tokens with each kind of attention."""
     for row, measure in mixing.loss_cases(arguments.only, arguments.data, arguments.seeds, arguments.small):
@@ -104,7 +119,8 @@ def loss(arguments: argparse.Namespace, results: Results) -> bool:
 
 
 PARTS = {
-    "agreement": agreement, "linear": linear, "kernels": kernels, "steps": steps, "loss": loss, "decode": decode,
+    "agreement": agreement, "linear": linear, "kernels": kernels, "steps": steps, "alternate": alternate, "loss": loss,
+    "decode": decode,
 }  # fmt: skip
 
 
@@ -117,8 +133,18 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", choices=mixing.VARIANTS, default=list(mixing.VARIANTS))
     parser.add_argument("--contexts", type=int, nargs="*", default=mixing.CONTEXTS)
     parser.add_argument("--seeds", type=int, nargs="*", default=[1])
+    parser.add_argument("--rounds", type=int, default=12, help="how often alternate times a variant; 0 compiles only")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="no round of alternate starts later")
+    parser.add_argument(
+        "--trust-fla",
+        action="store_true",
+        help="run the backward pass of flash-linear-attention with Triton 3.4 to 3.7.0 on Hopper too, which it refuses because "
+        "heads of width 64 get wrong gradients there; `linear` compares them",
+    )
     parser.add_argument("--small", action="store_true", help="tiny sizes, to try the program on a CPU")
     arguments = parser.parse_args()
+    if arguments.trust_fla:
+        mixing.trust_kernels()
     arguments.out.mkdir(parents=True, exist_ok=True)
     good = [PARTS[part](arguments, Results(arguments.out, part)) for part in arguments.parts]
     return 0 if all(good) else 1

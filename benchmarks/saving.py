@@ -2,8 +2,8 @@
 
     python benchmarks/saving.py gpt2 --out FOLDER --json FILE --train.batch-tokens 65536 --train.micro-batch-size 64
 
-First it checks that both ways write the same bytes, then it times the steps around each save. The stall of a save is
-the time of four steps, two before and two after it, minus four median steps. Writing continues for many steps after that:
+First it checks that both ways write the same bytes (unless `--same-bytes off`), then it times the steps around each
+save. The stall of a save is the time of four steps, two before and two after it, minus four median steps. Writing continues for many steps after that:
 so the slowest steps are listed with their numbers and whether a checkpoint was being written, and the time lost from
 one save to the next is given as a whole.
 """
@@ -17,6 +17,7 @@ import shutil
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -126,10 +127,11 @@ def stalls(clock: Clock, saves: list[int]) -> dict[str, object]:
     }
 
 
-def measure(preset: str, folder: Path, steps: int, every: int, overrides: dict[str, str], rounds: int) -> list[dict]:
-    """Time both ways in turns."""
+def measure(
+    preset: str, folder: Path, steps: int, every: int, overrides: dict[str, str], rounds: int
+) -> Iterator[dict[str, object]]:
+    """Time both ways in turns; yield the figures of each run."""
     timed = {"train.max_steps": str(steps), "checkpoint.every_steps": str(every), "checkpoint.keep_last": "1"}
-    found = []
     for _ in range(rounds):
         for background in ("off", "on"):
             if torch.cuda.is_available():
@@ -137,20 +139,18 @@ def measure(preset: str, folder: Path, steps: int, every: int, overrides: dict[s
             run, clock = trained(preset, folder, background, {**overrides, **timed})
             newest = list_checkpoints(run)[-1]
             assert find_damage(newest) is None
-            found.append({
+            yield {
                 "background": background, **stalls(clock, list(range(every, steps, every))),
                 "checkpoint_bytes": sum(file.stat().st_size for file in newest.iterdir()),
                 "gpu_peak_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
                 "host_peak_bytes_so_far": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            })  # fmt: skip
-            print(json.dumps(found[-1]), flush=True)
+            }  # fmt: skip
             shutil.rmtree(run.path)
-    return found
 
 
 def main(words: list[str]) -> None:
-    """Run both parts and write the result after each."""
-    options = {"out": "", "json": "", "steps": "150", "every": "30", "rounds": "2"}
+    """Run both parts and write the result after each run."""
+    options = {"out": "", "json": "", "steps": "150", "every": "30", "rounds": "2", "same_bytes": "on"}
     preset, rest = words[0], iter(words[1:])
     overrides: dict[str, str] = {}
     for word in rest:
@@ -161,13 +161,14 @@ def main(words: list[str]) -> None:
     hardware = resolve_hardware(load_config(preset, overrides).train).describe()
     command = " ".join(["python benchmarks/saving.py", *words])
     result: dict[str, object] = {"command": command, "hardware": hardware, "versions": versions()}
-    result["same_bytes"] = same_bytes(preset, folder, overrides)
-    file.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result), flush=True)
-    result["runs"] = measure(
-        preset, folder, int(options["steps"]), int(options["every"]), overrides, int(options["rounds"])
-    )
-    file.write_text(json.dumps(result, indent=1) + "\n")
+    if options["same_bytes"] == "on":
+        result["same_bytes"] = same_bytes(preset, folder, overrides)
+    runs: list[dict[str, object]] = []
+    steps, every, rounds = (int(options[name]) for name in ("steps", "every", "rounds"))
+    for row in measure(preset, folder, steps, every, overrides, rounds):
+        runs.append(row)
+        file.write_text(json.dumps({**result, "runs": runs}, indent=1) + "\n")
+        print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

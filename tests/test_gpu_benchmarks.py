@@ -187,3 +187,30 @@ def test_attention_is_compared_at_small_sizes(monkeypatch, tmp_path):
     rows = json.loads((tmp_path / "linear.json").read_text())["rows"]
     assert {row["name"] for row in rows} >= {"by token", "by chunk"}
     assert max(max(row["errors"].values()) for row in rows if row["dtype"] == "float32") < 1e-5
+
+
+def test_attention_is_timed_in_turns_at_small_sizes(monkeypatch, tmp_path):
+    script = load_script("gpu_attention", monkeypatch)
+    words = ["alternate", "--small", "--contexts", "64", "--rounds", "2", "--only", "full", "windows SSSL"]
+    monkeypatch.setattr("sys.argv", ["gpu_attention.py", *words, "--out", str(tmp_path)])
+    assert script.main() == 0
+    first, second = json.loads((tmp_path / "alternate.json").read_text())["rows"]
+    assert (first["variant"], first["ratio"], second["rounds"]) == ("full", 1.0, 2)
+    assert second["ratio_spread"][0] <= second["ratio"] <= second["ratio_spread"][1]
+
+
+def test_a_variant_that_fails_does_not_cost_the_others(monkeypatch, tmp_path):
+    script = load_script("gpu_attention", monkeypatch)
+    from gpu_parts import alternating
+
+    def build(name, context, small, usual=alternating._build):
+        if name == "windows S":
+            raise RuntimeError("no kernel")
+        return usual(name, context, small)
+
+    monkeypatch.setattr(alternating, "_build", build)
+    words = ["alternate", "--small", "--contexts", "64", "--rounds", "1", "--only", "windows S", "full"]
+    monkeypatch.setattr("sys.argv", ["gpu_attention.py", *words, "--out", str(tmp_path)])
+    assert script.main() == 1
+    rows = json.loads((tmp_path / "alternate.json").read_text())["rows"]
+    assert [row.get("failed") for row in rows] == [None, "RuntimeError: no kernel"]

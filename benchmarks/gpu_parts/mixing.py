@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import statistics
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -18,9 +19,18 @@ from glassgpt.config import load_config
 from glassgpt.model.attention import attend, attend_readable
 from glassgpt.model.build import build_model
 from glassgpt.model.delta_rule import delta_rule, delta_rule_by_chunk, delta_rule_by_token
-from glassgpt.model.windowed import WindowedAttention
 from glassgpt.training.hardware import Hardware
 from gpu_parts import runs
+from gpu_parts.windows import (
+    FLEX_TRIALS,
+    KERNELS,
+    attend_by_cudnn,
+    flash_windows,
+    flex_function,
+    flex_windows,
+    has_cudnn_windows,
+    use_kernel,
+)
 
 Row = dict[str, Any]
 Function = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -41,40 +51,11 @@ VARIANTS: dict[str, dict[str, str]] = {
     "full": {},
     "windows SSSL": windows("SSSL"),
     "windows S": windows("S"),
-    "windows SSSL, FlashAttention": windows("SSSL"),
+    **{f"windows SSSL, {kernel}": windows("SSSL") for kernel in KERNELS},
     # Convolutions and rates are new vectors; a tenth of the matrices' rate is AdamW's usual one.
     "gated deltanet": {"model.arch": "gated_deltanet", "optimizer.vector_rate_ratio": "0.1"},
 }
 """Settings by name of the variant."""
-
-
-class FlashWindows(WindowedAttention):
-    """Windows by PyTorch's FlashAttention-2 for sequences of different length, the only one with a window in its interface."""
-
-    def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, window: int = 0, sinks: int = 0
-    ) -> Tensor:
-        """See `AttentionFunction`."""
-        n_tokens = q.size(2)
-        if mask is not None or not 0 < window < n_tokens or sinks or not torch.compiler.is_compiling():
-            return self.attend(q, k, v, mask, dropout, window, sinks)
-        return flash_windows(q.to(v.dtype), k.to(v.dtype), v, window)
-
-
-def flash_windows(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    """Attend to windows with FlashAttention-2, (B, H, T, D) each."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    batch, _, length, _ = q.shape
-    ends = torch.arange(0, (batch + 1) * length, length, dtype=torch.int32, device=q.device)
-    flat = [x.transpose(1, 2).flatten(0, 1) for x in (q, k, v)]  # (B·T, H, D)
-    mixed: Any = varlen_attn(*flat, ends, ends, length, length, window_size=(window - 1, 0))
-    return mixed.unflatten(0, (batch, length)).transpose(1, 2)
-
-
-def flex_windows(q: Tensor, k: Tensor, v: Tensor, window: int, sinks: int = 0) -> Tensor:
-    """Attend to windows as the program does when it trains on a GPU."""
-    return WindowedAttention(attend)(q, k, v, None, 0.0, window, sinks)
 
 
 @contextlib.contextmanager
@@ -127,6 +108,7 @@ class Case:
         expected = attend_readable(exact[0], exact[1], exact[2], None, 0.0, self.window, self.sinks)
         wanted = [expected, *torch.autograd.grad(expected, exact, gradient.double())]
         inputs = [x.requires_grad_() for x in given]
+        torch.compiler.reset()  # or the functions of all cases, which share their code, exceed the limit of recompilations
         with best_kernels(DEVICE):
             mixed = torch.compile(self.function, dynamic=False)(*inputs)
             found = [mixed, *torch.autograd.grad(mixed, inputs, gradient)]
@@ -137,6 +119,7 @@ class Case:
         """Return the median milliseconds of a pass, and of a pass and its gradients."""
         *given, gradient = (x.to(self.dtype) for x in self._inputs())
         inputs = [x.requires_grad_() for x in given]
+        torch.compiler.reset()
         function = torch.compile(self.function, dynamic=False)
         with best_kernels(DEVICE):
             forward = _milliseconds(lambda: function(*inputs))
@@ -164,6 +147,8 @@ def agreement_cases(small: bool) -> Iterator[Case]:
                     yield Case("FlexAttention", lambda q, k, v, w=window, s=sinks: flex_windows(q, k, v, w, s), **seen)
                     if not sinks and dtype == torch.bfloat16:
                         yield Case("FlashAttention-2", lambda q, k, v, w=window: flash_windows(q, k, v, w), **seen)
+                        if has_cudnn_windows():
+                            yield Case("cuDNN", lambda q, k, v, w=window: attend_by_cudnn(q, k, v, w), **seen)
                 yield Case("in chunks", lambda q, k, v, w=window, s=sinks: attend(q, k, v, None, 0.0, w, s), **seen)
 
 
@@ -219,11 +204,18 @@ DELTA_RULES: dict[str, Callable[..., Any]] = {
 }
 
 
+def trust_kernels() -> None:
+    """Let flash-linear-attention run its backward pass with every version of Triton."""
+    import fla.ops.common.chunk_o as kernels  # pyright: ignore[reportMissingImports]
+
+    kernels.TRITON_ABOVE_3_7_1 = True
+
+
 def decode_cases(only: Sequence[str], contexts: Sequence[int], small: bool) -> Iterator[tuple[Row, Callable[[], Row]]]:
     """Yield a row and its measurement for each context and variant: memory of the cache, tokens per second."""
     for context in contexts:
         for name in only:
-            overrides = {**_sizes(context, small), **_settings(name, small), "model.vocab_size": "50304"}
+            overrides = {**sizes_at(context, small), **settings_of(name, small), "model.vocab_size": "50304"}
             yield {"variant": name, "context": context}, lambda o=overrides: _decode(o, small)
 
 
@@ -251,24 +243,24 @@ def _decode(overrides: dict[str, str], small: bool) -> Row:
     return {**row, "tokens_per_second": round(1e3 * slots / statistics.median(times), 1)}
 
 
-def kernel_cases(small: bool) -> Iterator[Case]:
+def kernel_cases(contexts: Sequence[int], small: bool) -> Iterator[Case]:
     """Yield full attention and windows of 512 with 65,536 tokens in all, for two widths of heads."""
-    contexts = (256,) if small else CONTEXTS
     for heads, width in ((6, 128), (12, 64)):
-        for context in contexts:
-            shape: Row = {
-                "n_tokens": context,
-                "n_head": heads,
-                "head_width": width,
-                "batch": max(1, STEP_TOKENS // context),
-            }
+        for context in [256] if small else contexts:
+            batch = 1 if small else max(1, STEP_TOKENS // context)
+            shape: Row = {"n_tokens": context, "n_head": heads, "head_width": width, "batch": batch}
             if small:
-                shape.update(batch=1, dtype=torch.float32)
+                shape["dtype"] = torch.float32
             window = context // 4 if small else WINDOW
             yield Case("full", _full, **shape)
             if not small:
                 yield Case("FlexAttention", lambda q, k, v: flex_windows(q, k, v, WINDOW), **shape, window=window)
-                yield Case("FlashAttention-2", lambda q, k, v: flash_windows(q, k, v, WINDOW), **shape, window=window)
+                for name, kernel in KERNELS.items():
+                    if name != "cuDNN" or has_cudnn_windows():
+                        yield Case(name, lambda q, k, v, f=kernel: f(q, k, v, WINDOW), **shape, window=window)
+                for options in FLEX_TRIALS if width == 128 else ():
+                    name = f"FlexAttention {json.dumps(options)}"
+                    yield Case(name, flex_function(options, WINDOW), **shape, window=window)
             if context <= 4096:
                 yield Case("in chunks", lambda q, k, v, w=window: attend(q, k, v, None, 0.0, w), **shape, window=window)
 
@@ -277,12 +269,13 @@ def step_cases(only: Sequence[str], contexts: Sequence[int], small: bool) -> Ite
     """Yield a row and its measurement for each context and variant: a step of 65,536 tokens."""
     for context in contexts:
         for name in only:
-            overrides = {**_sizes(context, small), **_settings(name, small)}
+            overrides = {**sizes_at(context, small), **settings_of(name, small)}
             yield {"variant": name, "context": context}, lambda n=name, o=overrides: _step(n, o, small)
 
 
 def _step(name: str, overrides: dict[str, str], small: bool) -> Row:
-    with _attention_of(name):
+    torch.compiler.reset()
+    with use_kernel(name):
         speed = bench_train(load_config(PRESET, overrides), steps=2 if small else 12)
     found = speed.to_json()
     kept = ("step_ms", "step_ms_spread", "tokens_per_second", "peak_memory_bytes", "first_step_seconds", "attention")
@@ -295,25 +288,26 @@ def loss_cases(
     """Yield a row and its measurement for each seed and variant: training at a context of 4,096 on equal tokens."""
     for seed in seeds:
         for name in only:
-            overrides = {**_sizes(4096, small), **_settings(name, small), "data": str(data), "seed": str(seed)}
+            overrides = {**sizes_at(4096, small), **settings_of(name, small), "data": str(data), "seed": str(seed)}
             overrides |= {"train.max_steps": "6" if small else str(LOSS_STEPS), "checkpoint.keep_best": "false"}
             yield {"variant": name, "seed": seed}, lambda n=name, o=overrides: _loss(n, o)
 
 
 def _loss(name: str, overrides: dict[str, str]) -> Row:
-    with _attention_of(name):  # validated on the GPU; a run that is loaded later would be evaluated on the CPU
+    torch.compiler.reset()
+    with use_kernel(name):  # validated on the GPU; a run that is loaded later would be evaluated on the CPU
         clock, _ = runs.train_once(PRESET, {"train.eval_tokens": "0", "train.eval_every_steps": "0", **overrides})
     last = clock.points[-1]
     return {"nats_per_token": round(last.loss, 4), "steps": last.step, "step_ms": round(clock.step_ms, 2)}
 
 
-def _settings(name: str, small: bool) -> dict[str, str]:
+def settings_of(name: str, small: bool) -> dict[str, str]:
     """Return the settings of a variant."""
     window = {"model.window": "16"} if small and "model.window" in VARIANTS[name] else {}
     return {**VARIANTS[name], **window}
 
 
-def _sizes(context: int, small: bool) -> dict[str, str]:
+def sizes_at(context: int, small: bool) -> dict[str, str]:
     """Settings of a step at a context; several sequences per pass as far as memory allows without question."""
     sizes = {"model.context_length": str(context), "train.batch_tokens": str(STEP_TOKENS)}
     sizes["train.micro_batch_size"] = str(max(1, 32_768 // context))
@@ -321,18 +315,6 @@ def _sizes(context: int, small: bool) -> dict[str, str]:
         sizes |= {"model.n_layer": "4", "model.n_embd": "32", "model.n_head": "2", "model.context_length": "64"}
         sizes |= {"train.batch_tokens": "128", "train.micro_batch_size": "1"}
     return sizes
-
-
-@contextlib.contextmanager
-def _attention_of(name: str) -> Generator[None]:
-    """Train with the kernel of a variant."""
-    usual = Hardware.attention
-    if name.endswith("FlashAttention"):
-        Hardware.attention = lambda self, model: FlashWindows(attend)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        Hardware.attention = usual
 
 
 def _milliseconds(work: Callable[[], Any], repeat: int = 10) -> float:

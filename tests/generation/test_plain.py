@@ -3,9 +3,12 @@
 import pytest
 
 from glassgpt.data import load_tokenizer
+from glassgpt.generation.engine.decoding import StepwiseDecoder
+from glassgpt.generation.engine.engine import Engine
 from glassgpt.generation.engine.generate import generate
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.plain import generate_text, generate_tokens
+from glassgpt.model.window_cache import WindowCache
 from small_models import CONTEXT, attentive_model
 
 BYTES = load_tokenizer("bytes")
@@ -44,3 +47,21 @@ def test_plain_loop_gives_each_sample_its_own_noise(model):
 def test_plain_loop_ends_with_the_context(model):
     options = GenerationOptions(max_tokens=500, min_tokens=500, seed=3)
     assert len(list(generate_tokens(model, BYTES, BYTES.encode("ab"), options))) == CONTEXT - 1
+
+
+@pytest.mark.parametrize("shape", [{"window": 6}, {"window": 5, "sinks": 2, "window_pattern": "S"}], ids=str)
+def test_cache_of_windows_generates_the_tokens_of_the_full_cache(shape, monkeypatch):
+    """Texts far beyond the window, prompts of different length in one batch, one twice, slots used again."""
+    monkeypatch.setattr("glassgpt.generation.engine.decoding.PREFILL_CHUNK", 7)  # several passes per prompt
+    model = attentive_model(arch="modern", bias=False, n_layer=4, context_length=64, **shape)
+    assert isinstance(StepwiseDecoder(model, 257, 3, 64)._cache, WindowCache)
+    options = GenerationOptions(max_tokens=40, min_tokens=40, temperature=1.0, top_p=1.0, seed=3)
+    prompts = [list(range(60, 60 + length)) for length in (5, 31, 31, 1, 24, 12)]
+    engine = Engine(model, BYTES, slots=3)
+    requests = {engine.submit(prompt, options): prompt for prompt in prompts}
+    tokens = {number: [] for number in requests}
+    while not engine.is_idle:
+        for chunk in engine.step():
+            tokens[chunk.request].append(chunk.token)
+    for number, prompt in requests.items():
+        assert tokens[number] == list(generate_tokens(model, BYTES, prompt, options))

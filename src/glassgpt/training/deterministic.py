@@ -95,7 +95,7 @@ def cudnn_attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 @cudnn_attention.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    return _empty_like(q), q.new_empty((*q.shape[:3], 1), dtype=torch.float32)
+    return empty_like(q), q.new_empty((*q.shape[:3], 1), dtype=torch.float32)
 
 
 @torch.library.custom_op("glassgpt::cudnn_attention_backward", mutates_args=())
@@ -108,7 +108,7 @@ def cudnn_attention_backward(
 
 @cudnn_attention_backward.register_fake
 def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, output: Tensor, log_sum: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty_like(q), _empty_like(k), _empty_like(v)
+    return empty_like(q), empty_like(k), empty_like(v)
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
@@ -124,7 +124,7 @@ def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, T
 cudnn_attention.register_autograd(_differentiate, setup_context=_save)
 
 
-def _empty_like(x: Tensor) -> Tensor:
+def empty_like(x: Tensor) -> Tensor:
     """An uninitialized (B, H, T, D) in the memory order (B, T, H, D), so that joining the heads is a view."""
     batch, heads, tokens, width = x.shape
     return x.new_empty((batch, tokens, heads, width)).transpose(1, 2)
@@ -136,20 +136,20 @@ _graphs: dict[tuple[Any, ...], tuple[Any, list[Any], list[Any]]] = {}
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    output, log_sum = _empty_like(q), q.new_empty((*q.shape[:3], 1), dtype=torch.float32)
+    output, log_sum = empty_like(q), q.new_empty((*q.shape[:3], 1), dtype=torch.float32)
 
     def build(graph: Any, inputs: list[Any]) -> Any:
         names = dict(zip("qkv", inputs, strict=True))
         return graph.sdpa(**names, is_inference=False, attn_scale=q.size(-1) ** -0.5, use_causal_mask=True)
 
-    _execute("forward", build, (q, k, v), (output, log_sum))
+    execute_plan("forward", build, (q, k, v), (output, log_sum))
     return output, log_sum
 
 
 def _backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, output: Tensor, log_sum: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grads = _empty_like(q), _empty_like(k), _empty_like(v)
+    grads = empty_like(q), empty_like(k), empty_like(v)
 
     def build(graph: Any, inputs: list[Any]) -> Any:
         names = dict(zip(("dO", "q", "k", "v", "o", "stats"), inputs, strict=True))
@@ -158,11 +158,11 @@ def _backward(
             **names, attn_scale=scale, use_causal_mask=True, use_deterministic_algorithm=True
         )  # fmt: skip
 
-    _execute("backward", build, (grad, q, k, v, output, log_sum), grads)
+    execute_plan("backward", build, (grad, q, k, v, output, log_sum), grads)
     return grads
 
 
-def _execute(direction: str, build: Any, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
+def execute_plan(direction: str, build: Any, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
     """Run cuDNN's plan for tensors of these shapes, made when they are first seen."""
     import cudnn  # pyright: ignore[reportMissingImports]
 

@@ -6,7 +6,7 @@ The decoders in `gpu/` and `speculative.py` give the same tokens, faster, and ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from glassgpt.generation.engine.sequence import SequenceState
 from glassgpt.generation.processors.pipeline import apply_processors
 from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.model.window_cache import decoding_cache
 
 PREFILL_CHUNK = 512
 """Tokens of each prompt that are processed in one pass of the model."""
@@ -42,14 +43,21 @@ class ChunkedPrefill:
         model: in evaluation mode.
         prompts: token ids, at least one per prompt; shorter prompts are padded on the right.
         chunk: tokens of each prompt that are processed at once.
+        new_cache: makes the cache, from slots and capacity; by default one that keeps everything.
     """
 
-    def __init__(self, model: LanguageModel, prompts: Sequence[Sequence[int]], chunk: int = PREFILL_CHUNK) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        prompts: Sequence[Sequence[int]],
+        chunk: int = PREFILL_CHUNK,
+        new_cache: Callable[[int, int], KVCache] | None = None,
+    ) -> None:
         self._model, self._chunk = model, chunk
         self._lengths = [len(prompt) for prompt in prompts]
         self._tokens = pad_right(prompts, next(model.parameters()).device)  # (B, T)
         longest = self._tokens.size(1)
-        self.cache = model.new_cache(len(prompts), longest)
+        self.cache = (new_cache or model.new_cache)(len(prompts), longest)
         self.cache.expect(self._lengths)
         self._n_done = 0
 
@@ -78,11 +86,15 @@ class StepwiseDecoder:
         self._model, self._vocab_size = model, vocab_size
         self.slots, self.capacity = slots, capacity
         self._device = next(model.parameters()).device
-        self._cache = model.new_cache(slots, capacity)
+        self._cache = decoding_cache(model, slots, capacity)
 
     def prefill(self, prompts: Sequence[Sequence[int]], adapters: Sequence[str]) -> Prefill:
         """See `Decoder`."""
-        return ChunkedPrefill(self._model, prompts)
+
+        def new_cache(slots: int, capacity: int) -> KVCache:
+            return decoding_cache(self._model, slots, capacity, PREFILL_CHUNK)
+
+        return ChunkedPrefill(self._model, prompts, PREFILL_CHUNK, new_cache)
 
     def insert(self, slot: int, sequence: SequenceState, source: KVCache, source_slot: int) -> None:
         """See `Decoder`."""

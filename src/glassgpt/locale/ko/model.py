@@ -19,6 +19,8 @@ MESSAGES = {
     "no export format can express the architecture {}: the engines have no operation for its state; serve it with: glassgpt serve RUN": "아키텍처 {0}을(를) 나타낼 수 있는 내보내기 형식이 없습니다. 실행 엔진에 이 상태를 다루는 연산이 없습니다. glassgpt serve RUN으로 서비스하세요",
     "linear attention needs a RecurrentCache, not a {}": "선형 어텐션에는 {0}이(가) 아니라 RecurrentCache가 필요합니다",
     "linear attention cannot return from {} tokens to {}": "선형 어텐션은 토큰 {0}개에서 {1}개로 되돌아갈 수 없습니다",
+    "a cache of windows cannot return from {} tokens to {}": "윈도 캐시는 토큰 {0}개에서 {1}개로 되돌아갈 수 없습니다",
+    "{} new tokens, but this cache takes at most {} at once": "새 토큰이 {0}개이지만 이 캐시는 한 번에 {1}개까지만 받습니다",
     "model.window is {}; it must be positive, or 0 for the whole context": "model.window: {0} 값은 쓸 수 없습니다. 양수나, 컨텍스트 전체를 뜻하는 0을 지정하세요",
     'model.window_pattern is "{}"; it must be made of the letters S and L, such as SSSL': 'model.window_pattern: "{0}" 값은 쓸 수 없습니다. SSSL처럼 S와 L로 적으세요',
     'model.window_pattern is "{}", but model.window is 0; set model.window too': 'model.window_pattern이 "{0}"인데 model.window가 0입니다. model.window도 정하세요',
