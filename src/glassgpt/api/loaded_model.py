@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, Unpack
+from contextlib import AbstractContextManager, ExitStack, aclosing
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, Unpack
 
+from glassgpt.api.multimodal import MediaInput, PromptInput, encoded_prompts, prompt_with_media, text_of
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError, WrongTokenizerError
 from glassgpt.generation.arguments import GenerationArguments
@@ -15,7 +16,7 @@ from glassgpt.generation.async_engine import AsyncEngine
 from glassgpt.generation.decoding_trace import DecodingTrace, generate_with_traces
 from glassgpt.generation.engine.engine import Engine
 from glassgpt.generation.engine.output import Completion, Sample, SampleCollector, TokenChunk
-from glassgpt.generation.engine.prompt import encode_prompt
+from glassgpt.generation.engine.prompt import Prompt, encode_prompt
 from glassgpt.generation.engine.speculative import SpeculativeDecoding
 from glassgpt.generation.options import GenerationOptions, options_from_kwargs
 from glassgpt.generation.precision import Precision, prepare_for_decoding
@@ -30,6 +31,10 @@ from glassgpt.generation.strategy_options import DRAFT_TOKENS
 from glassgpt.inspection.trace import Trace, trace
 from glassgpt.model.config_checks import LINEAR
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.multimodal.model import MultimodalModel
+from glassgpt.multimodal.prompting import MediaPrompt, with_vector_table
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -58,12 +63,18 @@ class LoadedModel:
     @functools.cached_property
     def decoding_model(self) -> LanguageModel:
         """The model prepared for fast generation on its device; created at first use."""
-        return prepare_for_decoding(self.model, self.precision, batch_size=self.batch_size, remembers=True)
+        if not isinstance(self.model, MultimodalModel):
+            return prepare_for_decoding(self.model, self.precision, batch_size=self.batch_size, remembers=True)
+        original = self.model.language_model
+        prepared = prepare_for_decoding(original, self.precision, batch_size=self.batch_size, remembers=True)
+        return with_vector_table(prepared, original)
 
     def generate(
         self,
-        prompt: str | None = None,
+        prompt: PromptInput = None,
         *,
+        images: Sequence[MediaInput] = (),
+        audio: Sequence[MediaInput] = (),
         strategy: DecodingStrategy | None = None,
         **options: Unpack[GenerationArguments],
     ) -> str:
@@ -71,6 +82,9 @@ class LoadedModel:
 
         Args:
             prompt: text to continue; None begins a document.
+            images: pictures before the text, or where it spells `<|image|>`: paths, bytes, arrays (height, width, 3) uint8 or
+                images of Pillow.
+            audio: sounds before the text, or where it spells `<|audio|>`: paths, bytes, or pairs of samples and rate.
             strategy: `BeamOptions`, `ContrastiveOptions` or the result of `speculative_decoding`; None samples token by
                 token.
             options: generation options.
@@ -78,11 +92,12 @@ class LoadedModel:
         Raises:
             GenerationError: the prompt or an option is invalid.
         """
-        return self.generate_many([prompt], strategy=strategy, **options)[0]
+        given = self._with_media(prompt, images, audio)
+        return self.generate_many([given], strategy=strategy, **options)[0]
 
     def generate_many(
         self,
-        prompts: Sequence[str | None],
+        prompts: Sequence[PromptInput],
         *,
         strategy: DecodingStrategy | None = None,
         **options: Unpack[GenerationArguments],
@@ -93,7 +108,7 @@ class LoadedModel:
 
     def iterate_many(
         self,
-        prompts: Sequence[str | None],
+        prompts: Sequence[PromptInput],
         *,
         strategy: DecodingStrategy | None = None,
         **options: Unpack[GenerationArguments],
@@ -113,7 +128,11 @@ class LoadedModel:
         """
         _require_list(prompts)
         parsed = _without_logprobs({**strategy_defaults(strategy), **options})
-        return iter_completions(self.decoding_model, self.tokenizer, prompts, parsed, strategy)
+        with ExitStack() as stack:
+            encoded = stack.enter_context(self._encoded(prompts, parsed, strategy))
+            found = iter_completions(self.decoding_model, self.tokenizer, encoded, parsed, strategy)
+            named = (replace(each, prompt=text_of(prompts[each.index])) for each in found)
+            return _until_exhausted(named, stack.pop_all())
 
     @functools.cached_property
     def async_engine(self) -> AsyncEngine:
@@ -184,8 +203,10 @@ class LoadedModel:
 
     def samples(
         self,
-        prompt: str | None = None,
+        prompt: PromptInput = None,
         *,
+        images: Sequence[MediaInput] = (),
+        audio: Sequence[MediaInput] = (),
         strategy: DecodingStrategy | None = None,
         **options: Unpack[GenerationArguments],
     ) -> list[Sample]:
@@ -193,11 +214,11 @@ class LoadedModel:
 
         Beam search returns `best` continuations instead, each a `ScoredSample`.
         """
-        return self.samples_many([prompt], strategy=strategy, **options)[0]
+        return self.samples_many([self._with_media(prompt, images, audio)], strategy=strategy, **options)[0]
 
     def samples_many(
         self,
-        prompts: Sequence[str | None],
+        prompts: Sequence[PromptInput],
         *,
         strategy: DecodingStrategy | None = None,
         **options: Unpack[GenerationArguments],
@@ -205,12 +226,15 @@ class LoadedModel:
         """Return several continuations of each prompt; see `samples`."""
         _require_list(prompts)
         parsed = _without_logprobs({**strategy_defaults(strategy), **options})
-        return list(generate_samples(self.decoding_model, self.tokenizer, prompts, parsed, strategy))
+        with self._encoded(prompts, parsed, strategy) as encoded:
+            return list(generate_samples(self.decoding_model, self.tokenizer, encoded, parsed, strategy))
 
     def stream(
         self,
-        prompt: str | None = None,
+        prompt: PromptInput = None,
         *,
+        images: Sequence[MediaInput] = (),
+        audio: Sequence[MediaInput] = (),
         strategy: DecodingStrategy | None = None,
         **options: Unpack[GenerationArguments],
     ) -> Iterator[str]:
@@ -218,28 +242,33 @@ class LoadedModel:
 
         Args:
             prompt: text to continue; None begins a document.
+            images: see `generate`, as is `audio`.
             strategy: the result of `speculative_decoding`, or None.
             options: generation options.
 
         Raises:
             GenerationError: the prompt or an option is invalid, or the strategy cannot stream.
         """
-        chunks = self.stream_chunks(prompt, strategy=strategy, **_single_sample(options))
+        given = self._with_media(prompt, images, audio)
+        chunks = self.stream_chunks(given, strategy=strategy, **_single_sample(options))
         return (chunk.text for chunk in chunks if chunk.text)
 
     def stream_chunks(
         self,
-        prompt: str | None = None,
+        prompt: PromptInput = None,
         *,
         strategy: DecodingStrategy | None = None,
         **options: Unpack[GenerationArguments],
     ) -> Iterator[TokenChunk]:
         """Yield all samples of a prompt token by token; see `stream`."""
         parsed = _without_logprobs(options)
-        return stream_samples(self.decoding_model, self.tokenizer, prompt, parsed, strategy)
+        with ExitStack() as stack:
+            (encoded,) = stack.enter_context(self._encoded([prompt], parsed, strategy))
+            chunks = stream_samples(self.decoding_model, self.tokenizer, encoded, parsed, strategy)
+            return _until_exhausted(chunks, stack.pop_all())
 
     def explain(
-        self, prompt: str | None = None, *, top: int = 5, **options: Unpack[GenerationArguments]
+        self, prompt: PromptInput = None, *, top: int = 5, **options: Unpack[GenerationArguments]
     ) -> list[tuple[Sample, DecodingTrace]]:
         """Return continuations, each with the candidates of every token.
 
@@ -255,7 +284,8 @@ class LoadedModel:
             GenerationError: the prompt or an option is invalid.
         """
         parsed = options_from_kwargs(options)
-        return generate_with_traces(self.decoding_model, self.tokenizer, prompt, parsed, top=top)
+        with self._encoded([prompt], parsed) as (encoded,):
+            return generate_with_traces(self.decoding_model, self.tokenizer, encoded, parsed, top=top)
 
     def speculative_decoding(
         self, draft: LoadedModel | None = None, *, tokens: int = DRAFT_TOKENS
@@ -284,6 +314,19 @@ class LoadedModel:
             )
         return SpeculativeDecoding(draft.decoding_model if draft is not None else None, tokens)
 
+    def _with_media(
+        self, prompt: PromptInput, images: Sequence[MediaInput], audio: Sequence[MediaInput]
+    ) -> PromptInput:
+        if isinstance(prompt, MediaPrompt):
+            return prompt
+        return prompt_with_media(self.model, prompt, images, audio)
+
+    def _encoded(
+        self, prompts: Sequence[PromptInput], options: GenerationOptions, strategy: DecodingStrategy | None = None
+    ) -> AbstractContextManager[list[Prompt]]:
+        """Return a context manager of the prompts, of which those with media are ids; see `encoded_prompts`."""
+        return encoded_prompts(self.model, self.decoding_model, self.tokenizer, prompts, options, strategy)
+
     def trace(self, text: str | None = None, **options: Unpack[GenerationArguments]) -> Trace:
         """Return every activation between a text and its next token, by name; see `inspection.trace`.
 
@@ -296,6 +339,12 @@ class LoadedModel:
             GenerationError: an option is invalid.
         """
         return trace(self.model, self.tokenizer, text, options_from_kwargs(options))
+
+
+def _until_exhausted(items: Iterator[T], held: ExitStack) -> Iterator[T]:
+    """Yield all items, then release what their prompts hold; the items are already checked."""
+    with held:
+        yield from items
 
 
 def _single_sample(options: GenerationArguments) -> GenerationArguments:

@@ -17,6 +17,7 @@ from glassgpt.cli.generation_flags import (
     read_prompts,
     strategy_from_flags,
 )
+from glassgpt.cli.media_prompts import check_media, media_prompts
 from glassgpt.cli.shared import (
     Checkpoint,
     Device,
@@ -54,6 +55,8 @@ def generate(
         tuple[str, ...], Parameter(allow_leading_hyphen=True, negative="", show_default=False, group=PROMPT_AND_OUTPUT)
     ] = (),
     prompts: Annotated[Path | None, Parameter(allow_leading_hyphen=True, group=PROMPT_AND_OUTPUT)] = None,
+    image: Annotated[tuple[Path, ...], Parameter(negative="", show_default=False, group=PROMPT_AND_OUTPUT)] = (),
+    audio: Annotated[tuple[Path, ...], Parameter(negative="", show_default=False, group=PROMPT_AND_OUTPUT)] = (),
     normalize: Annotated[Literal["nfc"] | None, Parameter(group=PROMPT_AND_OUTPUT)] = None,
     settings: PresetOption = None,
     options: GenerationArguments | None = None,
@@ -73,6 +76,10 @@ def generate(
         Text to continue; - reads standard input. May be repeated. Without a prompt, a new document is started.
     prompts:
         File with one prompt per line, processed together; - reads standard input.
+    image:
+        Picture that comes before each prompt, or where it spells <|image|>. May be repeated.
+    audio:
+        Sound that comes before each prompt, or where it spells <|audio|>. May be repeated.
     normalize:
         nfc composes characters of the prompts that are decomposed, such as Korean from macOS.
     processor:
@@ -97,6 +104,8 @@ def generate(
         RunFolder(chosen.draft).require()
     given: dict[str, Any] = {**({"max_tokens": EXPLAINED_TOKENS} if explain else {}), **(options or {})}
     options_from_flags({}, settings, given)
+    if image or audio:
+        check_media(run, image, audio)
     processors = _own_processors(processor)
     require_checkpoint_and_hash(RunFolder(run), checkpoint)
 
@@ -120,7 +129,8 @@ def generate(
     _print_kernel(loaded)
     if precision in ("bfloat16", "int8"):
         _print_precision_cost(run, loaded, precision)
-    failures = print_generation(loaded, given_prompts, parsed, loaded_strategy, as_json=json, explain=explain)
+    with media_prompts(loaded, given_prompts, image, audio, parsed, loaded_strategy) as prompt_list:
+        failures = print_generation(loaded, prompt_list, parsed, loaded_strategy, as_json=json, explain=explain)
     if "seed" in defaults and "seed" not in given and not parsed.is_greedy:
         console.info(f"(to repeat this text: --seed {parsed.seed})")
     if failures:
@@ -247,12 +257,12 @@ def _print_results(
     from glassgpt.generation.engine.speculative import SpeculativeDecoding
     from glassgpt.generation.strategies import generate_samples, stream_samples
 
-    model, tokenizer, texts = loaded.decoding_model, loaded.tokenizer, prompts.texts
+    model, tokenizer, texts = loaded.decoding_model, loaded.tokenizer, prompts.given
     is_single = len(texts) == 1 and not prompts.file
     is_sampled = strategy is None or isinstance(strategy, SpeculativeDecoding)
     if is_sampled and is_single and options.num_samples == 1 and not (as_json or explain):
         chunks = _record_cut_stream(stream_samples(model, tokenizer, texts[0], options, strategy), cut)
-        return show.print_stream(texts[0], chunks, options.max_tokens)
+        return show.print_stream(prompts.texts[0], chunks, options.max_tokens)
     generated = generate_samples(model, tokenizer, texts, options, strategy, None if is_single else report)
     results = _record_cut(show.with_progress(generated, len(texts)), cut)
     top = options.logprobs or EXPLAINED_CANDIDATES

@@ -18,7 +18,7 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
 from glassgpt.generation.engine.generate import generate
 from glassgpt.generation.engine.output import Sample
-from glassgpt.generation.engine.prompt import encode_prompt
+from glassgpt.generation.engine.prompt import Prompt, encode_prompt
 from glassgpt.generation.engine.sequence import dropped_at
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.processors.base import LogitsProcessor, TokenHistory
@@ -84,7 +84,7 @@ class DecodingTrace:
 
 
 def generate_with_traces(
-    model: LanguageModel, tokenizer: Tokenizer, prompt: str | None, options: GenerationOptions, *, top: int
+    model: LanguageModel, tokenizer: Tokenizer, prompt: Prompt, options: GenerationOptions, *, top: int
 ) -> list[tuple[Sample, DecodingTrace]]:
     """Generate the samples of a prompt and return each with its trace; see `trace_decoding`.
 
@@ -98,7 +98,7 @@ def generate_with_traces(
 def trace_samples(
     model: LanguageModel,
     tokenizer: Tokenizer,
-    prompts: Sequence[str | None],
+    prompts: Sequence[Prompt],
     options: GenerationOptions,
     results: Iterable[list[Sample]],
     *,

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from glassgpt.generation.engine.prompt import Prompt
 
 
 @dataclass(frozen=True)
@@ -15,12 +19,19 @@ class PromptList:
         lines: line of the prompts file, counted from 1, by index in `texts`; those given otherwise are absent.
         file: name of that file, for messages.
         unreadable: messages about lines of the file that cannot be read.
+        inputs: what the model gets instead of the texts, as ids, where these have pictures or sound; empty if none has.
     """
 
     texts: Sequence[str | None]
     lines: Mapping[int, int] = field(default_factory=dict[int, int])
     file: str = ""
     unreadable: Sequence[str] = ()
+    inputs: Sequence[Prompt] = ()
+
+    @property
+    def given(self) -> Sequence[Prompt]:
+        """The prompts as the model gets them."""
+        return self.inputs or self.texts
 
     def name(self, index: int) -> str:
         """Return where a prompt was given, for a message about it."""

@@ -21,7 +21,7 @@ from glassgpt.model.transformer import LanguageModel
 
 DecodingStrategy = BeamOptions | ContrastiveOptions | SpeculativeDecoding
 """A strategy to choose tokens: `StrategyOptions` with the draft model loaded. None stands for sampling token by token."""
-Prompts = Sequence[str | None]
+Prompts = Sequence[Prompt]
 
 
 def generate_samples(
@@ -86,7 +86,12 @@ def iter_completions(
     else:
         require_strategy(strategy)
         found = iter_finished(model, tokenizer, prompts, options, strategy)
-    return (Completion(index, prompts[index], samples) for index, samples in found)
+    return (Completion(index, _text_of(prompts[index]), samples) for index, samples in found)
+
+
+def _text_of(prompt: Prompt) -> str | None:
+    """Return a prompt as a text; None for one that was given as ids."""
+    return prompt if isinstance(prompt, str) else None
 
 
 def _search(

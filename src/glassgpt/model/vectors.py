@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
+from collections.abc import Generator
+from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 from glassgpt.model.transformer import LanguageModel
@@ -19,6 +23,79 @@ def vectors_of(tokens: Tensor, embedding: nn.Embedding) -> Tensor:
     embedding, as `Modern` normalizes them, it does to such vectors too.
     """
     return tokens if tokens.is_floating_point() else embedding(tokens)
+
+
+class VectorTable(nn.Embedding):
+    """An embedding with further rows, which requests add and take back: an id beyond the vocabulary is one of them.
+
+    So a prompt with a picture is a list of ids like any other, and whatever generates text from ids does so from pictures.
+
+    Args:
+        embedding: of the tokens; its weight is shared.
+    """
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        nn.Module.__init__(self)  # that of nn.Embedding would allocate another weight
+        vars(self).update({key: value for key, value in vars(embedding).items() if not key.startswith("_")})
+        self.weight = embedding.weight
+        self._rows = embedding.weight.new_empty(0, embedding.embedding_dim)
+        self._used: list[tuple[int, int]] = []  # spans of rows in use, (first, end), in order
+        self._lock = threading.Lock()
+        self.train(embedding.training)
+
+    @contextmanager
+    def holding(self, vectors: Tensor) -> Generator[range]:
+        """Add vectors (N, C) for the duration of a `with` block, and yield their ids."""
+        ids = self.add(vectors)
+        try:
+            yield ids
+        finally:
+            self.remove(ids)
+
+    def add(self, vectors: Tensor) -> range:
+        """Add vectors (N, C) and return their ids, which follow each other. Safe in any thread."""
+        with self._lock:
+            first = self._free(len(vectors))
+            end = first + len(vectors)
+            if end > len(self._rows):
+                grown = self._rows.new_zeros(max(end, 2 * len(self._rows)), self._rows.size(1))
+                grown[: len(self._rows)] = self._rows
+                self._rows = grown  # at once: another thread may be reading the one before
+            self._rows[first:end] = vectors.detach().to(self._rows)
+            self._used = sorted([*self._used, (first, end)])
+        return range(self.num_embeddings + first, self.num_embeddings + end)
+
+    def remove(self, ids: range) -> None:
+        """Take vectors back; nothing may use their ids any more."""
+        with self._lock:
+            self._used.remove((ids.start - self.num_embeddings, ids.stop - self.num_embeddings))
+
+    def __contains__(self, token: int) -> bool:
+        return any(first <= token - self.num_embeddings < end for first, end in self._used)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the rows of ids (B, T), (B, T, C)."""
+        rows, vocabulary = self._rows, self.num_embeddings
+        if not len(rows):
+            return super().forward(input)
+        tokens = super().forward(input.clamp(max=vocabulary - 1))
+        added = rows[(input - vocabulary).clamp(0, len(rows) - 1)]
+        return torch.where((input >= vocabulary)[..., None], added, tokens)
+
+    def _free(self, count: int) -> int:
+        """Return the first row of the first gap that holds `count` rows."""
+        first = 0
+        for start, end in self._used:
+            if start - first >= count:
+                break
+            first = end
+        return first
+
+
+def has_vector(model: LanguageModel, token: int) -> bool:
+    """Return True if an id beyond the vocabulary stands for a vector that was added to the model's embedding."""
+    embedding = getattr(model, "token_embedding", None)
+    return isinstance(embedding, VectorTable) and token in embedding
 
 
 class ModelWithEncoders(LanguageModel):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from glassgpt.errors import ConfigError
+from glassgpt.multimodal.image_files import Fit
 from glassgpt.multimodal.media import MODALITIES, Geometry, Modality
 
 
@@ -21,6 +22,7 @@ class MultimodalConfig:
         rate: samples per second of sound; from the dataset.
         hop: samples between two frames of a spectrogram; from the dataset.
         frames_per_position: frames that are one position; from the dataset.
+        fit: how pictures become square; from the dataset.
         mels: frequency bands of a spectrogram.
         augment_image: how strongly pictures are changed in training, from 0 (not at all) to 1: moved, turned, scaled, recolored,
             partly covered.
@@ -37,6 +39,7 @@ class MultimodalConfig:
     rate: int = 16_000
     hop: int = 160
     frames_per_position: int = 4
+    fit: Fit = "pad"
     mels: int = 64
     augment_image: float = 0.5
     flip_image: bool = False
@@ -55,7 +58,7 @@ class MultimodalConfig:
         """Geometry of the media, which says how they become positions."""
         return Geometry(self.image_size, self.patch_size, self.rate, self.hop, self.frames_per_position)
 
-    def fitted(self, modalities: tuple[str, ...], geometry: Geometry) -> MultimodalConfig:
+    def fitted(self, modalities: tuple[str, ...], geometry: Geometry, fit: Fit = "pad") -> MultimodalConfig:
         """Return the settings for the media of a dataset."""
         return replace(
             self,
@@ -65,6 +68,7 @@ class MultimodalConfig:
             rate=geometry.rate,
             hop=geometry.hop,
             frames_per_position=geometry.frames_per_position,
+            fit=fit,
         )
 
     def same_encoders(self, other: MultimodalConfig) -> bool:

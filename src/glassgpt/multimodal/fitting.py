@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from glassgpt.data.chat.dataset import row_problems as of_conversations
+from glassgpt.data.summary import SUMMARY_FILE, DatasetSummary
 from glassgpt.multimodal.config import MultimodalConfig, row_length_problem
 from glassgpt.multimodal.dataset import MULTIMODAL_FILE, MultimodalSummary, is_multimodal
+from glassgpt.multimodal.image_files import Fit
 from glassgpt.multimodal.media import MODALITIES
 
 
@@ -21,7 +24,8 @@ def fitted(config: MultimodalConfig, folder: Path) -> MultimodalConfig:
         return replace(config, modalities="")
     summary = MultimodalSummary.read(folder / MULTIMODAL_FILE)
     names = tuple(name for name in MODALITIES if summary.train.media.get(name))
-    return config.fitted(names, summary.geometry)
+    fit = DatasetSummary.read(folder / SUMMARY_FILE).options.get("fit", config.fit)
+    return config.fitted(names, summary.geometry, fit if fit in get_args(Fit) else config.fit)
 
 
 def row_problems(folder: Path, sequence_length: int) -> list[str]:

@@ -83,7 +83,7 @@ def _run(engine: Engine, prompt_of: Mapping[int, int], on_failure: OnFailure | N
 def generate(
     model: LanguageModel,
     tokenizer: Tokenizer,
-    prompt: str | None,
+    prompt: Prompt,
     options: GenerationOptions,
     decoder: DecoderFactory | None = None,
 ) -> list[Sample]:
@@ -94,7 +94,7 @@ def generate(
 def generate_many(
     model: LanguageModel,
     tokenizer: Tokenizer,
-    prompts: Sequence[str | None],
+    prompts: Sequence[Prompt],
     options: GenerationOptions,
     decoder: DecoderFactory | None = None,
 ) -> list[list[Sample]]:
@@ -109,7 +109,7 @@ def generate_many(
 def iter_samples(
     model: LanguageModel,
     tokenizer: Tokenizer,
-    prompts: Sequence[str | None],
+    prompts: Sequence[Prompt],
     options: GenerationOptions,
     decoder: DecoderFactory | None = None,
     on_failure: OnFailure | None = None,
@@ -139,7 +139,7 @@ def iter_samples(
 def iter_finished(
     model: LanguageModel,
     tokenizer: Tokenizer,
-    prompts: Sequence[str | None],
+    prompts: Sequence[Prompt],
     options: GenerationOptions,
     decoder: DecoderFactory | None = None,
 ) -> Iterator[tuple[int, list[Sample]]]:

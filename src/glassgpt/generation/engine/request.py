@@ -11,6 +11,7 @@ from glassgpt.generation.engine.sequence import Request
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.processors.pipeline import build_processors
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.model.vectors import has_vector
 
 
 def new_request(
@@ -43,7 +44,7 @@ def new_request(
     if not 1 <= len(prompt) <= capacity:
         raise GenerationError(f"the prompt has {len(prompt):,} tokens; it must have 1 to {capacity:,}")
     vocab_size = tokenizer.vocab_size
-    invalid = next((token for token in prompt if not 0 <= token < vocab_size), None)
+    invalid = next((token for token in prompt if not 0 <= token < vocab_size and not has_vector(model, token)), None)
     if invalid is not None:
         raise GenerationError(
             f"the prompt contains the token id {invalid}; ids must be between 0 and {vocab_size - 1}, the vocabulary of "

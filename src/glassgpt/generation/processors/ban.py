@@ -95,7 +95,8 @@ class BannedTexts:
         missing = self._longest_begun
         for tokens in (history.output, history.prompt):
             for token in reversed(tokens):
-                if missing <= 0 or token == self._tokenizer.end_of_text:
+                is_text = token != self._tokenizer.end_of_text and token < self._tokenizer.vocab_size
+                if missing <= 0 or not is_text:  # another document, or a picture in the prompt
                     return b"".join(reversed(pieces))
                 pieces.append(self._tokenizer.token_bytes(token))
                 missing -= len(pieces[-1])

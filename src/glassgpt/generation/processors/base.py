@@ -38,7 +38,7 @@ class TokenHistory:
     """The tokens of one sequence so far, as logits processors see them.
 
     Attributes:
-        prompt: ids of the prompt.
+        prompt: ids of the prompt; those beyond the vocabulary stand for positions of pictures and sound.
         output: ids generated so far.
     """
 

@@ -29,9 +29,12 @@ def add_at(logits: Tensor, rows: Sequence[int], tokens: Sequence[int], values: S
 
 
 def mask_of(logits: Tensor, rows: Sequence[int], tokens: Sequence[int]) -> Tensor:
-    """Return a mask (B, V) that is true at each (row, token)."""
+    """Return a mask (B, V) that is true at each (row, token). Ids beyond V, those of a picture in the prompt, are left out."""
     import torch
 
+    if max(tokens, default=0) >= logits.size(1):
+        known = [(row, token) for row, token in zip(rows, tokens, strict=True) if token < logits.size(1)]
+        rows, tokens = [row for row, _ in known], [token for _, token in known]
     mask = torch.zeros_like(logits, dtype=torch.bool)
     return mask.flatten().index_fill_(0, flat_indices(logits, rows, tokens), True).view_as(logits)
 

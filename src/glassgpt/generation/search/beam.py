@@ -20,6 +20,7 @@ from torch import Tensor
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
 from glassgpt.generation.engine.output import Sample
+from glassgpt.generation.engine.prompt import Prompt as GivenPrompt
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.processors.base import TokenHistory
 from glassgpt.generation.search.context import Prompt, SearchContext, search_in_batches
@@ -79,7 +80,7 @@ class BeamCandidate:
 def beam_search(
     model: LanguageModel,
     tokenizer: Tokenizer,
-    prompts: Sequence[str | None],
+    prompts: Sequence[GivenPrompt],
     options: GenerationOptions,
     search: BeamOptions,
 ) -> list[list[ScoredSample]]:

@@ -14,6 +14,7 @@ from glassgpt.generation.engine.decoding import ChunkedPrefill, nan_logits_error
 from glassgpt.generation.engine.engine import DEFAULT_SLOTS
 from glassgpt.generation.engine.memory import warn_of_smaller_batch
 from glassgpt.generation.engine.output import Sample, sample_from_tokens
+from glassgpt.generation.engine.prompt import Prompt as GivenPrompt
 from glassgpt.generation.engine.prompt import encode_prompt, token_limit
 from glassgpt.generation.engine.streaming import TextStream
 from glassgpt.generation.options import GenerationOptions
@@ -57,7 +58,7 @@ class SearchContext:
         """Return whether a token ends a text; it is not part of it."""
         return token in self._end_tokens
 
-    def encode(self, prompts: Sequence[str | None]) -> list[Prompt]:
+    def encode(self, prompts: Sequence[GivenPrompt]) -> list[Prompt]:
         """Return the tokens of each prompt; see `encode_prompt`."""
         return [tuple(encode_prompt(self.model, self.tokenizer, prompt, self.options)) for prompt in prompts]
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
 from glassgpt.generation.engine.output import Sample
+from glassgpt.generation.engine.prompt import Prompt as GivenPrompt
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.processors.base import TokenHistory
 from glassgpt.generation.processors.pipeline import apply_processors
@@ -23,7 +24,7 @@ from glassgpt.model.transformer import LanguageModel
 def contrastive_search(
     model: LanguageModel,
     tokenizer: Tokenizer,
-    prompts: Sequence[str | None],
+    prompts: Sequence[GivenPrompt],
     options: GenerationOptions,
     search: ContrastiveOptions,
 ) -> list[Sample]:

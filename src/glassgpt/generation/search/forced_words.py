@@ -82,7 +82,10 @@ class ForcedWordsState:
         """Return the state before the first new token."""
         if not prompt or prompt[-1] == self.tokenizer.end_of_text:
             return self
-        end = b"".join(map(self.tokenizer.token_bytes, prompt[-CHARACTER_BYTES:]))
+        last = [
+            token for token in prompt[-CHARACTER_BYTES:] if token < self.tokenizer.vocab_size
+        ]  # no picture's position
+        end = b"".join(map(self.tokenizer.token_bytes, last))
         return dataclasses.replace(self, begins_word=not _ends_inside_word(end))
 
     def after(self, token: int) -> ForcedWordsState:

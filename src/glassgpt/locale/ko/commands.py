@@ -83,6 +83,8 @@ HELP = {
     "Generate text with a run's model. Tokens are sampled, unless an option selects beam or contrastive search.": "실행의 모델로 글을 생성합니다. 빔 탐색이나 대조 탐색을 고르지 않으면 토큰을 샘플링합니다.",
     "Text to continue; - reads standard input.": "이어 쓸 글. -는 표준 입력을 읽습니다.",
     "Without a prompt, a new document is started.": "프롬프트가 없으면 새 문서를 시작합니다.",
+    "Picture that comes before each prompt, or where it spells <|image|>. May be repeated.": "각 프롬프트 앞에, 또는 프롬프트에 적힌 <|image|> 자리에 놓이는 그림. 여러 번 쓸 수 있습니다.",
+    "Sound that comes before each prompt, or where it spells <|audio|>. May be repeated.": "각 프롬프트 앞에, 또는 프롬프트에 적힌 <|audio|> 자리에 놓이는 소리. 여러 번 쓸 수 있습니다.",
     "File with one prompt per line, processed together; - reads standard input.": "한 줄에 프롬프트가 하나씩 든 파일. 한꺼번에 처리합니다. -는 표준 입력을 읽습니다.",
     "Logits processor of your own, as module:function: it maps logits (B, V) and histories to logits, before the temperature. May be repeated.": "module:function으로 적는 내 로짓 프로세서. 로짓 (B, V)와 기록을 받아 로짓을 돌려주며, 온도보다 앞에서 적용됩니다. 여러 번 지정할 수 있습니다.",
     "nfc composes characters of the prompts that are decomposed, such as Korean from macOS.": "nfc는 자모가 분리된 프롬프트의 글자(macOS의 한글 등)를 합칩니다.",

@@ -1,0 +1,103 @@
+"""Give pictures and sounds to a loaded model."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.errors import GenerationError
+from glassgpt.generation.engine.prompt import Prompt
+from glassgpt.generation.engine.speculative import SpeculativeDecoding
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.model.transformer import LanguageModel
+from glassgpt.multimodal.media_input import read_medium
+from glassgpt.multimodal.model import MultimodalModel
+from glassgpt.multimodal.prompting import MediaPrompt, PromptEncoder
+
+if TYPE_CHECKING:
+    from glassgpt.generation.strategies import DecodingStrategy
+
+MediaInput = Any
+"""A picture or a sound: a path, bytes, an array; see `read_medium`."""
+PromptInput = str | None | MediaPrompt
+"""A prompt as a user gives it."""
+
+
+def prompt_with_media(
+    model: LanguageModel, text: str | None, images: Sequence[MediaInput], audio: Sequence[MediaInput]
+) -> PromptInput:
+    """Return a prompt, with the pictures and sounds decoded as the model gets them.
+
+    Args:
+        model: that is to continue it.
+        text: the text; None without media begins a document.
+        images: pictures.
+        audio: sounds.
+
+    Raises:
+        GenerationError: the model knows text alone, or a medium cannot be decoded.
+        MissingExtraError: the library that decodes it is not installed.
+    """
+    if not images and not audio:
+        return text
+    for name, given in (("images", images), ("audio", audio)):
+        if isinstance(given, str | bytes):
+            raise GenerationError(
+                f"{name} is a single {type(given).__name__}; it must be a list, such as [{given!r:.40}]"
+            )
+    if not isinstance(model, MultimodalModel):
+        raise GenerationError(
+            "the model was trained on text alone; pictures and sound need one that was trained on them"
+        )
+    config = model.multimodal
+    media = [read_medium(each, "image", config) for each in images]
+    media += [read_medium(each, "audio", config) for each in audio]
+    return MediaPrompt(text or "", tuple(media))
+
+
+def text_of(prompt: PromptInput) -> str | None:
+    """Return the text of a prompt."""
+    return prompt.text if isinstance(prompt, MediaPrompt) else prompt
+
+
+@contextmanager
+def encoded_prompts(
+    model: LanguageModel,
+    decoding_model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[PromptInput],
+    options: GenerationOptions,
+    strategy: DecodingStrategy | None = None,
+) -> Generator[list[Prompt]]:
+    """Yield prompts of which those with media are ids, valid within the `with` block.
+
+    Args:
+        model: encodes the media.
+        decoding_model: generates the text.
+        tokenizer: of the model.
+        prompts: what to continue.
+        options: of the generation.
+        strategy: of the decoding.
+
+    Raises:
+        GenerationError: see `PromptEncoder.encoded`; or a draft model is to guess what follows a picture.
+    """
+    if not any(isinstance(prompt, MediaPrompt) for prompt in prompts):
+        yield [prompt for prompt in prompts if not isinstance(prompt, MediaPrompt)]
+        return
+    if not isinstance(model, MultimodalModel):
+        raise GenerationError(
+            "the model was trained on text alone; pictures and sound need one that was trained on them"
+        )
+    if isinstance(strategy, SpeculativeDecoding) and strategy.draft is not None:
+        raise GenerationError(
+            "a draft model cannot see or hear; look drafts up in the text instead (without a draft model)"
+        )
+    encoder = PromptEncoder(model, decoding_model, tokenizer)
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(encoder.encoded(prompt, options)) if isinstance(prompt, MediaPrompt) else prompt
+            for prompt in prompts
+        ]
