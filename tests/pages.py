@@ -23,3 +23,20 @@ def check_help_and_theme_keys(page):
     page.keyboard.press("t")
     page.keyboard.press("t")
     assert page.evaluate("getComputedStyle(document.body).colorScheme") == "dark"
+
+
+def controls(page):
+    """Return the role and the name of each control of a page, as a screen reader knows them."""
+    session = page.context.new_cdp_session(page)
+    nodes = session.send("Accessibility.getFullAXTree")["nodes"]
+    session.detach()
+    return [(_value(node, "role"), _value(node, "name").strip()) for node in nodes if _is_control(node)]
+
+
+def _is_control(node):
+    properties = {each["name"]: each["value"].get("value") for each in node.get("properties", [])}
+    return not node["ignored"] and bool(properties.get("focusable")) and _value(node, "role") != "RootWebArea"
+
+
+def _value(node, name):
+    return node.get(name, {}).get("value", "")

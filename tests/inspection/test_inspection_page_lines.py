@@ -35,7 +35,7 @@ def test_lines_are_as_wide_as_the_weights(page, address, traced):
     assert drawn(page, ".lit").keys() == {pair for pair in drawn(page) if pair[1] == 5}
     best = int(weights[:, 5].argmax())
     assert rows(page.locator("#seen-by"))[0] == [f"{best} {TEXT[best]}", percent(float(weights[best, 5]))]
-    told = page.locator("#line-position-11").get_attribute("aria-label")
+    told = page.locator("#line-position-11 title").text_content()
     key = int(weights[11].argmax())
     assert told == f"“{TEXT[11]}” attends to “{TEXT[key]}” {percent(float(weights[11, key]))}"
 
@@ -55,7 +55,7 @@ def test_lines_of_several_heads_are_drawn_in_colors(page):
     visible = (weights[[2, 0, 3]] >= FAINTEST).sum()
     assert page.locator(".lines line").count() == int(visible)
     assert len(page.locator(".lines .lit").evaluate_all(stroke)) == 3
-    told = page.locator("#line-position-9").get_attribute("aria-label")
+    told = page.locator("#line-position-9 title").text_content()
     for head in (2, 0, 3):
         key = int(weights[head, 9].argmax())
         assert f"1.{head} “{found.text[key]}” {percent(float(weights[head, 9, key]))}" in told

@@ -14,12 +14,12 @@ def test_picture_shows_the_figures_and_opens_a_head(page, address, traced):
     shown = panel(page, "model")
     found = detail(traced, "components", {"position": 10})
     head = found["heads"][1][1]
-    label = page.locator("#part-head-1-1").get_attribute("aria-label")
+    label = page.locator("#part-head-1-1 title").text_content()
     assert f"norm {format_number(head['norm'], 2)}" in label
     assert f"{format_number(head['entropy'], 2)} nats" in label
     assert f"“{TEXT[head['to']]}”, {percent(head['weight'])}" in label
     best = found["predictions"][1][0]
-    assert f"“{best['piece']}”" in page.locator("#part-after-1").get_attribute("aria-label")
+    assert f"“{best['piece']}”" in page.locator("#part-after-1 title").text_content()
     shown.locator("#part-head-0-0").focus()  # the only tab stop
     assert shown.locator("[tabindex='0']").count() == 1
     page.keyboard.press("ArrowUp")
@@ -29,8 +29,8 @@ def test_picture_shows_the_figures_and_opens_a_head(page, address, traced):
     assert page.locator("#at-layer").inner_text() == "block 1"
     panel(page, "head").get_by_text("head 1.1", exact=True).wait_for()
     page.locator("#part-token-11").click()
-    page.locator("#part-next-0[aria-label*='“z”']").wait_for()
-    assert percent(float(traced["next.model"][Z])) in page.locator("#part-next-0").get_attribute("aria-label")
+    page.locator("#part-next-0 title", has_text="“z”").wait_for(state="attached")
+    assert percent(float(traced["next.model"][Z])) in page.locator("#part-next-0 title").text_content()
     assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
@@ -38,7 +38,7 @@ def test_norms_and_sums_of_the_picture_open_their_panels(page, address, traced):
     open_at(page, address, layer=0, head=0, position=10)
     shown = panel(page, "model")
     sums = detail(traced, "sums", {"layer": 1})
-    label = shown.locator("#part-sum-1-1").get_attribute("aria-label")
+    label = shown.locator("#part-sum-1-1 title").text_content()
     assert f"norm {format_number(sums['norms'][1][10], 2)}" in label
     shown.locator("#part-norm-1-2").click()
     page.locator("#norm .fold[aria-expanded=true]").wait_for()

@@ -14,7 +14,7 @@ from serving_helpers import run_with
 from answer_helpers import WordIndex
 from glassgpt.serving.document_answers import Documents
 from glassgpt.serving.pages import PAGE_FILES, read_page
-from pages import check_help_and_theme_keys, listened
+from pages import check_help_and_theme_keys, controls, listened
 from small_models import attentive_model
 
 KEY = "a key of many characters"
@@ -71,6 +71,22 @@ def finished(page, at=0):
     pane = page.locator(f"#pane-{at}-body")
     pane.locator(".note", has_text="seed").last.wait_for()
     return pane.locator(".said").last.text_content()
+
+
+@pytest.mark.parametrize("language", ["en", "ko"])
+def test_controls_have_names_and_an_answer_is_announced(page, address, language):
+    open_at(page, address, language=language, prompt=PROMPT, panes=panes({"max_tokens": 5}))
+    page.locator("#send").click()
+    page.locator("#status", has_text=":").wait_for(state="attached")
+    said = page.locator("#pane-0-body .generated").all_text_contents()
+    assert page.locator("#status").text_content() == f"{ {'en': 'Answer', 'ko': '답'}[language] }: {''.join(said)}"
+    page.locator("#pane-0-settings").evaluate(
+        "settings => settings.querySelectorAll('details').forEach(each => { each.open = true; })"
+    )
+    page.locator("#pane-0-settings > summary").click()
+    found = controls(page)
+    assert ("spinbutton", "top_k") in found
+    assert [each for each in found if not each[1] or "undefined" in each[1]] == []
 
 
 def test_page_files_need_no_key_but_everything_else_does(model):

@@ -94,6 +94,13 @@ export function bytes(count) {
   return `${at ? size.toFixed(1) : size} ${units[at]}`;
 }
 
+// Announce a text to those who do not see the page. Only changes of an element that exists are announced, so it is made at the start.
+const status = document.body.appendChild(make("p", { id: "status", className: "unseen", role: "status" }));
+
+export function tell(text) {
+  status.textContent = text;
+}
+
 // Change the page, then restore the focus to the element with the same id.
 export function keepingFocus(change) {
   const { id } = document.activeElement ?? {};

@@ -93,7 +93,7 @@ function column(view, name, { first, last, at, light, rest, heads }) {
     const told = `${quoted(pieceOf(trace, token))} ${isLeft ? words.looksAt : words.lines.seenBy} ${heads.map((head) => strongestOf(view, head, token, isLeft, heads.length > 1)).join(", ")}`;
     const text = label(isLeft ? TEXT - 6 : WIDTH - TEXT + 6, at(token), fitted(spaced(pieceOf(trace, token)), LETTERS), { "text-anchor": isLeft ? "end" : "start" });
     const back = shape("rect", { x: isLeft ? 0 : WIDTH - TEXT, y: at(token) - HEIGHT / 2 + 1, width: TEXT, height: HEIGHT - 2, rx: 4 });
-    const group = shape("g", { id: `line-${name}-${token}`, role: "button", tabindex: token === state[name] ? 0 : -1, "aria-pressed": token === state[name], "aria-label": told, class: "word" }, shape("title", {}, told), back, text);
+    const group = shape("g", { id: `line-${name}-${token}`, role: "button", tabindex: token === state[name] ? 0 : -1, "aria-pressed": token === state[name], class: "word" }, shape("title", {}, told), back, text);
     const show = () => (isLeft ? light(token, null) : light(null, token));
     Object.assign(group, { onpointerenter: show, onfocus: show, onpointerleave: rest, onblur: rest, onclick: () => choose({ [name]: token }) });
     return group;

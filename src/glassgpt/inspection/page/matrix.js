@@ -1,8 +1,10 @@
 // A matrix as an image: one pixel per value, a frame around the selected cell, and its value below.
 import { painter, ramp } from "./color.js";
 import { make, within } from "./dom.js";
+import { fitted } from "./svg.js";
 
 const MOST_LABELS = 32; // maximum number of labelled rows, or columns
+const LETTERS = 13; // of the label of a row
 const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
 export function largestOf(values) {
@@ -40,7 +42,7 @@ function cellAt(canvas, event) {
 // names of the rows, columnNames, and height in pixels if the matrix is not square.
 export function matrix(shown) {
   const { id, label, rows, columns, cell, tell, choose, names = [], columnNames = [], height = null } = shown;
-  const canvas = make("canvas", { id, tabIndex: 0, role: "img", "aria-label": label });
+  const canvas = make("canvas", { id, tabIndex: 0, role: "application", "aria-roledescription": "matrix", "aria-label": label, "aria-describedby": `${id}-told` });
   drawMatrix(canvas, shown);
   canvas.style.setProperty("aspect-ratio", height ? "auto" : `${columns} / ${rows}`);
   if (height) canvas.style.setProperty("height", `${height}px`);
@@ -56,7 +58,7 @@ export function matrix(shown) {
     choose(within(cell[0] + step[0], rows), within(cell[1] + step[1], columns));
   };
   const picture = make("div", { className: "picture" }, canvas, frame);
-  const labelled = make("div", { className: "labelled" }, labels(names, cell[0], "labels"), picture, labels(columnNames, cell[1], "labels columns"));
+  const labelled = make("div", { className: "labelled" }, labels(names.map((name) => fitted(name, LETTERS)), cell[0], "labels"), picture, labels(columnNames, cell[1], "labels columns"));
   return make("div", { className: "matrix" }, labelled, scaleOf(shown), readout);
 }
 

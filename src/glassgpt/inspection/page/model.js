@@ -58,7 +58,7 @@ function count(parameters) {
 // A part that can be clicked: it opens a panel with a selection. `tells` is its name and figures in words.
 function part({ view, told }, id, tells, panel, selection, ...shapes) {
   const open = () => view.open(panel, selection);
-  const element = shape("g", { id: `part-${id}`, class: "part", role: "button", tabindex: -1, "aria-label": tells }, shape("title", {}, tells), ...shapes);
+  const element = shape("g", { id: `part-${id}`, class: "part", role: "button", tabindex: -1 }, shape("title", {}, tells), ...shapes); // its title is its name, too
   element.addEventListener("click", open);
   element.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" && event.key !== " ") return;
@@ -123,7 +123,7 @@ function embeddingRow(scene) {
   const { words } = view;
   const tells = words.picture.embedding(count(sizes.embedding), figure(norms.stream[0], 2));
   return { height: ROW + 4, draw: (y) => {
-    const shapes = [...sized(scene, y, sizes.embedding), label(parts.x + 8, y + ROW / 2, `${words.embedding} · ${count(sizes.embedding)}`)];
+    const shapes = [...sized(scene, y, sizes.embedding), label(parts.x + 8, y + ROW / 2, scene.isNarrow ? words.embedding : `${words.embedding} · ${count(sizes.embedding)}`)];
     return { parts: [part(scene, "embedding", tells, "embeddings", {}, ...shapes), prediction(scene, 0, y, ROW)], behind: [label(scene.adds, y + ROW / 2, figure(norms.stream[0], scene.isNarrow ? 1 : 2), { class: "small" })] };
   } };
 }
@@ -134,7 +134,7 @@ function tokenRow(scene) {
   const { state, words } = view;
   const shown = tokensShown(scene);
   return { height: 36, draw: (y) => {
-    let x = spine - 6;
+    let x = spine - (isNarrow ? 2 : 6);
     const parts = shown.map(({ at, text, length }) => {
       const isChosen = at === state.position;
       const found = part(scene, `token-${at}`, `${words.token} ${at} ${quoted(text)}`, null, { position: at },
@@ -282,7 +282,7 @@ function picture(scene, rows) {
   found.addEventListener("keydown", (event) => move(event, drawn.map(({ parts }) => parts)));
   const first = found.querySelector(`#part-head-${state.layer}-${state.head}`);
   first.setAttribute("tabindex", 0);
-  scene.told.textContent = first.getAttribute("aria-label");
+  scene.told.textContent = first.querySelector("title").textContent;
   return found;
 }
 

@@ -1,6 +1,6 @@
 // The page, in data-flow order from top to bottom. A panel is drawn when it is visible and its content has changed.
 import { wordsFor } from "./words.js";
-import { button, keepingFocus, lengthsOf, make, note, row } from "./dom.js";
+import { button, keepingFocus, lengthsOf, make, note, row, tell } from "./dom.js";
 import { REQUEST_FIELDS, clearRequest, keepEntry, readAddress, state, writeAddress } from "./state.js";
 import { failure, messageOf } from "./failure.js";
 import { fetchDetail, fetchTrace, isSaved, leftOut } from "./source.js";
@@ -36,6 +36,7 @@ const view = { state, words: wordsFor(state.language), trace: null, base: null, 
 const frames = new Map(); // by panel: its section, and whether it is visible and drawn
 let asked = 0;
 let draft = null; // text being typed
+let toldStop = ""; // the stop of the tour that was announced
 
 // Every change of the state goes through here.
 function choose(change) {
@@ -106,6 +107,7 @@ async function ask(change = {}, before = () => {}) {
     say(null);
     fitState();
     build();
+    if (state.tour === null) tell(view.words.traced(view.trace.overview.tokens.length));
   } catch (error) {
     if (mine !== asked) return;
     if (view.trace) PANELS.forEach(invalidate);
@@ -175,10 +177,14 @@ function build() {
 }
 
 function fillTour() {
+  const [box] = tourBox(view);
   keepingFocus(() => {
     document.getElementById("tour")?.remove();
-    document.body.append(...tourBox(view));
+    if (box) document.body.append(box);
   });
+  const stop = box?.querySelector("p").textContent ?? "";
+  if (stop && stop !== toldStop) tell(stop);
+  toldStop = stop;
 }
 
 // A step of the tour, or its end with null.
@@ -203,7 +209,7 @@ function offline() {
 }
 
 function prompting() {
-  const text = make("textarea", { id: "prompt", value: draft ?? state.text ?? "", rows: 2, dir: "auto", "aria-label": view.words.follow });
+  const text = make("textarea", { id: "prompt", value: draft ?? state.text ?? "", rows: 2, dir: "auto", "aria-label": view.words.prompt });
   const form = make("form", { className: "prompting" }, text, make("button", { className: "main", id: "run", textContent: view.words.followText }));
   text.oninput = () => { draft = text.value; };
   const send = () => {

@@ -24,7 +24,7 @@ export function tourBox(view) {
   const { title, text } = words.tour.stops[at];
   const step = (name, to, properties = {}) => button(name, () => goTo(view, to), properties);
   const box = make("div", { id: "tour", role: "region", "aria-label": words.tour.name },
-    make("p", { "aria-live": "polite" }, make("b", { textContent: `${at + 1}/${STOPS.length} · ${title}` }), ` ${text(factsOf(view))}`),
+    make("p", {}, make("b", { textContent: `${at + 1}/${STOPS.length} · ${title}` }), ` ${text(factsOf(view))}`),
     row(step(`‹ ${words.previous}`, at - 1, { id: "tour-back", disabled: at === 0 }), at < STOPS.length - 1 ? step(`${words.following} ›`, at + 1, { id: "tour-on", className: "main" }) : null, step(words.tour.end, null, { id: "tour-end" })));
   box.onkeydown = (event) => {
     const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];

@@ -1,7 +1,7 @@
 // The texts of the page in English and Korean. The browser's language selects one; a button switches.
 const WORDS = {
   en: {
-    title: "Inspect", followText: "Trace this text", width: "width", vocabulary: "vocabulary", close: "close", chosen: "Selection",
+    title: "Inspect", prompt: "text to trace", followText: "Trace this text", traced: (count) => `Traced ${count} tokens.`, width: "width", vocabulary: "vocabulary", close: "close", chosen: "Selection",
     themes: { auto: "auto", light: "light", dark: "dark" }, theme: "Dark or light mode", previous: "previous", following: "next",
     foot: "Every number on this page comes from the model. Press ? for keyboard shortcuts.",
     offline: "A saved page: new computations need the program.", leftOut: "Left out because of size", failed: "The program could not answer; it printed why.", notSaved: "Left out of this file because of its size; open the run with the program to see it.",
@@ -84,7 +84,7 @@ const WORDS = {
     },
   },
   ko: {
-    title: "안을 들여다보기", followText: "이 글을 따라가기", width: "너비", vocabulary: "어휘", close: "닫기", chosen: "보고 있는 것",
+    title: "안을 들여다보기", prompt: "따라갈 글", followText: "이 글을 따라가기", traced: (count) => `토큰 ${count}개를 따라갔습니다.`, width: "너비", vocabulary: "어휘", close: "닫기", chosen: "보고 있는 것",
     themes: { auto: "자동", light: "밝게", dark: "어둡게" }, theme: "어둡게 또는 밝게", previous: "이전", following: "다음",
     foot: "이 화면의 모든 숫자는 모델이 계산한 값입니다. ?를 누르면 단축키가 나옵니다.",
     offline: "저장된 화면입니다. 새로 계산하려면 프로그램이 필요합니다.", leftOut: "너무 커서 담지 않은 것", failed: "프로그램이 답하지 못했습니다. 까닭은 프로그램의 화면에 나와 있습니다.", notSaved: "너무 커서 이 파일에는 담지 않았습니다. 프로그램으로 열면 볼 수 있습니다.",

@@ -2,9 +2,26 @@
 import { barCell, button, make, note, percent, row, table, within } from "./dom.js";
 
 const BLANK = "␣";
+const SAYABLE = /[\p{L}\p{N}\p{P}\p{S}]/u;
+
+function marked(text) {
+  return text.replaceAll(" ", BLANK).replaceAll("\n", "↵") || "∅";
+}
+
+// What a screen reader says instead of a token without letters, digits or signs, such as a blank or a control character.
+function nameOf({ text }) {
+  return [...marked(text)].map((character) => (SAYABLE.test(character) ? character : `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`)).join(" ");
+}
 
 function shown(text) {
-  return make("code", { className: "piece", dir: "auto", textContent: text.replaceAll(" ", BLANK).replaceAll("\n", "↵") || "∅" });
+  return make("code", { className: "piece", dir: "auto", textContent: marked(text) });
+}
+
+function write(span, token) {
+  span.textContent = token.text;
+  if (SAYABLE.test(token.text)) span.removeAttribute("aria-label");
+  else span.setAttribute("aria-label", nameOf(token));
+  return span;
 }
 
 // Return the element of an answer, which is updated by its functions `add(token)`, `finish()` and `fail(error)`.
@@ -44,10 +61,10 @@ export function answerView(words, answer, { explain, message }) {
     all[within((chosen ?? 0) + step, all.length)]?.focus();
   };
 
-  const span = (token, at) => make("span", {
-    className: "generated", role: "button", tabIndex: at ? -1 : 0, textContent: token.text, title: percent(Math.exp(token.logprob)), "aria-pressed": "false",
+  const span = (token, at) => write(make("span", {
+    className: "generated", role: "button", tabIndex: at ? -1 : 0, title: percent(Math.exp(token.logprob)), "aria-pressed": "false",
     style: { "--surprise": String(Math.min(1, -token.logprob / 8)) },
-  });
+  }), token);
   const footer = () => {
     const facts = [words.count(answer.tokens.length), words.finish[answer.finish] ?? answer.finish, `${words.seed} ${answer.seed}`, answer.model, answer.step === null ? null : `${words.step} ${answer.step}`];
     const ask = button(words.explain, async () => {
@@ -77,7 +94,7 @@ export function answerView(words, answer, { explain, message }) {
     },
     finish() {
       if (answer.sources) quote();
-      spans().forEach((each, at) => { each.textContent = answer.tokens[at].text; });
+      spans().forEach((each, at) => write(each, answer.tokens[at]));
       footer();
     },
     fail(error) {

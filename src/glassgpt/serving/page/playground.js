@@ -1,5 +1,5 @@
 // Completions and chats, in one pane or in two: the same prompt and seed with other settings or another model.
-import { button, choices, make, row, select } from "./dom.js";
+import { button, choices, make, row, select, tell } from "./dom.js";
 import { answerView } from "./answer.js";
 import { post, stream } from "./client.js";
 import { settingsForm } from "./settings.js";
@@ -123,8 +123,10 @@ async function send(view) {
   if (state.mode === "chat") state.prompt = document.getElementById("prompt").value = "";
   const answers = shown.map((at) => generate(view, at, state.mode, text, seed));
   label(view);
-  await Promise.all(answers);
+  tell("");
+  const given = await Promise.all(answers);
   label(view);
+  tell(given.map((answer, at) => (answer.text ? `${words.answer}${shown.length > 1 ? ` ${panes[at].name}` : ""}: ${answer.text}` : "")).join("\n"));
 }
 
 // The button sends, or stops what is running.
@@ -176,6 +178,7 @@ async function generate(view, at, mode, text, seed) {
   fitToText(answer.tokens, answer.text);
   if (answer.finish) answer.view.finish();
   if (answer.error) answer.view.fail(view.message(answer.error));
+  return answer;
 }
 
 function take(answer, choice, reader) {

@@ -82,7 +82,7 @@ function field(id, name, property, words, pane, changed) {
   return label;
 
   function entry() {
-    const common = { id: `${id}-${name}`, "aria-describedby": help };
+    const common = { id: `${id}-${name}`, "aria-label": name, "aria-describedby": help };
     if (kind === "yes or no") {
       const box = make("input", { type: "checkbox", ...common, checked: pane.settings[name] ?? property.default ?? false });
       box.onchange = () => set(box.checked === (property.default ?? false) ? undefined : box.checked);
@@ -92,7 +92,9 @@ function field(id, name, property, words, pane, changed) {
     const placeholder = property.default === undefined ? "" : textOf(property.default);
     if (kind === "choice") {
       const options = property.anyOf[0].enum.map((each) => [each, each]);
-      return Object.assign(select(common.id, name, options, value || placeholder, (chosen) => set(chosen === property.default ? undefined : chosen)));
+      const choice = select(common.id, name, options, value || placeholder, (chosen) => set(chosen === property.default ? undefined : chosen));
+      choice.setAttribute("aria-describedby", help);
+      return choice;
     }
     const input = kind === "number" ? numberInput(property, common) : make(kind === "text" ? "input" : "textarea", { ...common, ...(kind === "text" ? { type: "text" } : { rows: 1 }) });
     Object.assign(input, { placeholder: placeholder === "[]" || placeholder === "{}" ? "" : placeholder, value, spellcheck: false });

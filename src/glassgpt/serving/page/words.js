@@ -9,7 +9,7 @@ const WORDS = {
     modes: { completion: "Completion", chat: "Chat" }, mode: "Mode", compare: "compare two", seed: "seed", random: "random", clear: "Clear",
     prompts: { completion: "Text to continue", chat: "Your message" }, send: { completion: "Continue this text", chat: "Send" }, stop: "Stop",
     model: "Model", models: "Models", step: "step", settingsOf: "Settings", you: "You", answer: "Answer", token: "token",
-    groups: {}, settings: {}, // as the server describes them
+    groups: { "": "Request" }, settings: {}, // as the server describes them
     invalid: (names) => `These settings cannot be read: ${names}`,
     count: (count) => `${count} ${count === 1 ? "token" : "tokens"}`, finish: { stop: "complete", length: "cut at its maximum length", stopped: "stopped" },
     explain: "Explain", inspect: "Look inside", otherText: "The server generated another text this time, so it cannot explain this one. It may serve another checkpoint now.",
