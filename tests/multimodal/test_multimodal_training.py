@@ -6,15 +6,17 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from multimodal_helpers import GEOMETRY, picture, sound
-from named_media import SETTINGS
+from multimodal_helpers import GEOMETRY, picture, sound, write
+from named_media import SETTINGS, named_documents
 from safetensors.torch import load_file
 
 from forked import run_ranks
 from glassgpt import api
 from glassgpt.config import load_config
 from glassgpt.data.batches import build_batches
-from glassgpt.errors import CheckpointError, ConfigError
+from glassgpt.data.prepare import PrepareOptions, prepare
+from glassgpt.data.tokenizers import train_tokenizer
+from glassgpt.errors import CheckpointError, ConfigError, UsageError
 from glassgpt.multimodal.audio import encode_audio_readable
 from glassgpt.multimodal.batches import EncodedDataset, Payloads, assemble
 from glassgpt.multimodal.config import MultimodalConfig
@@ -177,6 +179,35 @@ def test_a_run_can_start_from_a_language_model_frozen_or_with_an_adapter(named_d
     loaded = api.load(tmp_path / "adapter", device="cpu").model
     name = "encoders.image.patch.weight"
     assert torch.equal(dict(loaded.named_parameters())[name], saved[name])
+
+
+def test_a_run_of_text_is_continued_although_it_lacks_the_begin_tokens(tmp_path):
+    words = ["a red apple and a blue bird, 빨간 사과"] * 50  # those of which `multimodal_helpers.tokenizer` is made
+    (tmp_path / "text.txt").write_text("\n".join(words * 20))
+    text_tokenizer = train_tokenizer("bpe:270", words)
+    text_tokenizer.save(tmp_path / "tokenizer.json")
+    prepare(
+        PrepareOptions(
+            (str(tmp_path / "text.txt"),),
+            tmp_path / "text",
+            tokenizer=str(tmp_path / "tokenizer.json"),
+            deduplicate=False,
+        )
+    )
+    few = {"train__max_steps": 2, "train__eval_every_steps": 2}
+    api.train(configured(tmp_path / "text", **few), tmp_path / "run")
+    write(tmp_path / "data", named_documents)
+
+    continued = configured(tmp_path / "data", init_from=tmp_path / "run", multimodal__freeze=True, **few)
+    api.train(continued, tmp_path / "seeing")
+    before, after = weights(tmp_path / "run", 2), weights(tmp_path / "seeing", 2)
+    assert (len(before["token_embedding.weight"]), len(after["token_embedding.weight"])) == (270, 272)
+    assert all(torch.equal(after[name][: len(before[name])], before[name]) for name in before)
+
+    adapter = configured(tmp_path / "data", init_from=tmp_path / "run", lora__rank=2, **few)
+    with pytest.raises(UsageError, match="train the encoders first, with --multimodal.freeze true"):
+        api.train(adapter, tmp_path / "adapter")
+    api.train(configured(tmp_path / "data", init_from=tmp_path / "seeing", lora__rank=2, **few), tmp_path / "adapter")
 
 
 def test_mistakes_are_reported_before_anything_runs(named_data, named_run, tmp_path):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from glassgpt.config import RunConfig, load_config
 from glassgpt.data.shards import TokenDataset
-from glassgpt.errors import CheckpointError, TokenizerError, UsageError
+from glassgpt.data.tokenizers import load_tokenizer
+from glassgpt.errors import CheckpointError, TokenizerError, UsageError, WrongTokenizerError
 from glassgpt.model.build import build_model
-from glassgpt.model.config import SHAPE_FIELDS
+from glassgpt.model.config import SHAPE_FIELDS, ModelConfig
 from glassgpt.model.lora import adapter_of, add_lora
 from glassgpt.model.lora_config import Adapter
 from glassgpt.model.transformer import LanguageModel
-from glassgpt.multimodal.weights import with_encoders
+from glassgpt.multimodal.batches import EncodedDataset
+from glassgpt.multimodal.documents import with_begin_tokens
+from glassgpt.multimodal.weights import load_into_larger, with_encoders
 from glassgpt.training.checkpoint import (
     VerifiedCheckpoint,
     build_as_trained,
@@ -49,6 +53,11 @@ def model_to_train(config: RunConfig, checkpoint: VerifiedCheckpoint | None, dat
     path = find_checkpoint(RunFolder(Path(config.init_from)).require(), "best")
     _initialize_from(model, config.init_from, path, dataset)
     if config.lora.rank:
+        if read_model_config(path).vocab_size != config.model.vocab_size:
+            raise UsageError(
+                f"{config.init_from} has no embeddings of the begin tokens of pictures and sound, which an adapter cannot add; train "
+                "the encoders first, with --multimodal.freeze true, and then an adapter on that run"
+            )
         if read_adapter(path) is not None:
             raise UsageError(adapter_of_adapter(config.init_from))
         model = add_lora(model, Adapter(weights_fingerprint(path), config.lora))
@@ -68,6 +77,9 @@ def adapter_of_adapter(run: str) -> str:
 
 def _initialize_from(model: LanguageModel, source: str, path: Path, dataset: TokenDataset) -> None:
     theirs = read_model_config(path)
+    if isinstance(dataset, EncodedDataset) and _lacks_begin_tokens(theirs, model, source, dataset):
+        load_into_larger(model, theirs, path)
+        return
     if not theirs.same_shape(model.config):
         different = [
             f"model.{name} is {getattr(model.config, name)} here and {getattr(theirs, name)} there"
@@ -81,3 +93,16 @@ def _initialize_from(model: LanguageModel, source: str, path: Path, dataset: Tok
             f"prepare the text again with --tokenizer {source}"
         )
     load_weights(model, path, averaged=True)
+
+
+def _lacks_begin_tokens(theirs: ModelConfig, model: LanguageModel, source: str, dataset: TokenDataset) -> bool:
+    """Return whether all that a run lacks for a dataset with media are the begin tokens of these."""
+    if not theirs.same_shape(replace(model.config, vocab_size=theirs.vocab_size)) or theirs.plugins:
+        return False
+    tokenizer = load_tokenizer(RunFolder(Path(source)).tokenizer)
+    if tokenizer.fingerprint == dataset.tokenizer_fingerprint or theirs.vocab_size >= model.config.vocab_size:
+        return False
+    try:
+        return with_begin_tokens(tokenizer).fingerprint == dataset.tokenizer_fingerprint
+    except WrongTokenizerError:
+        return False

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from glassgpt.errors import CheckpointError
+from glassgpt.model.build import build_uninitialized
+from glassgpt.model.config import ModelConfig
 from glassgpt.model.lora import adapter_of
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.model.vectors import ENCODERS
 from glassgpt.multimodal.config import MultimodalConfig
 from glassgpt.multimodal.model import MultimodalModel
-from glassgpt.training.checkpoint import AVERAGE, WEIGHTS
+from glassgpt.training.checkpoint import AVERAGE, WEIGHTS, load_weights
+from glassgpt.training.rng import preserved_rng
 
 
 def with_encoders(model: LanguageModel, config: MultimodalConfig, checkpoint: Path | None = None) -> MultimodalModel:
@@ -34,6 +38,23 @@ def with_encoders(model: LanguageModel, config: MultimodalConfig, checkpoint: Pa
     if checkpoint is not None:
         _load(multimodal, checkpoint)
     return multimodal
+
+
+@torch.no_grad()
+def load_into_larger(model: LanguageModel, config: ModelConfig, checkpoint: Path) -> None:
+    """Load a verified checkpoint into a model with a larger vocabulary, whose further rows stay as they are.
+
+    Args:
+        model: the model.
+        config: the shape of the checkpoint's.
+        checkpoint: the checkpoint.
+    """
+    with preserved_rng(torch.device("cpu")):
+        smaller = build_uninitialized(config)
+    load_weights(smaller, checkpoint, averaged=True)
+    theirs = dict(smaller.named_parameters())
+    for name, parameter in model.named_parameters():
+        parameter[: len(theirs[name])] = theirs[name]
 
 
 def _load(model: MultimodalModel, checkpoint: Path) -> None:
