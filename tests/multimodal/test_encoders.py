@@ -15,7 +15,7 @@ from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.lora import add_lora, build_like, trainable_parameters
 from glassgpt.model.lora_config import Adapter, LoRAConfig
-from glassgpt.multimodal import augmentation
+from glassgpt.multimodal import audio_augmentation, image_augmentation
 from glassgpt.multimodal.audio import AudioEncoder, encode_audio_readable
 from glassgpt.multimodal.batches import assemble, payload_of, payload_words
 from glassgpt.multimodal.image import ImageEncoder, encode_image_readable
@@ -207,13 +207,13 @@ def test_a_modality_without_an_encoder_is_refused():
 
 
 def test_invalid_settings_are_reported_together():
-    config = dataclasses.replace(CONFIG, modalities="image,smell", patch_size=3, augment_image=2.0, mels=1)
+    config = dataclasses.replace(CONFIG, modalities="image,smell", patch_size=3, augment_image=3.0, mels=1)
     with pytest.raises(ConfigError) as caught:
         MultimodalModel(shaken(SHAPES["gpt2"]), config)
     for part in (
         "names 'smell'",
         "multimodal.patch_size is 3",
-        "multimodal.augment_image is 2.0",
+        "multimodal.augment_image is 3.0",
         "multimodal.mels is 1",
     ):
         assert part in str(caught.value)
@@ -235,7 +235,9 @@ def test_augmentation_happens_in_training_only_and_is_repeated_by_the_generator(
         assert torch.equal(model.vectors(inputs), one)
     media = inputs[0, :, 0] < 0
     for other in (two, plain):
-        assert (one - other)[0, media].abs().amax(-1).min() > 1e-4
+        changed = (one - other)[0].abs().amax(-1) > 1e-4
+        assert changed[inputs[0, :, 0] == medium_id("image")].all()
+        assert changed[inputs[0, :, 0] == medium_id("audio")].float().mean() > 0.5  # its end may be silent in both
         assert torch.equal(one[0, ~media], other[0, ~media])
     assert one.isfinite().all()
 
@@ -245,19 +247,22 @@ def test_each_sound_is_changed_by_itself_and_silence_stays_silent():
     where = torch.zeros(1, 12, dtype=torch.bool)
     where[:, 1:5] = where[:, 7:11] = True
     frames = torch.rand(1, 36, 16).where(where.repeat_interleave(3, dim=1)[..., None], SILENCE)
-    one = augmentation.augment_frames(frames, where, STRONG)
+    one = audio_augmentation.augment_frames(frames, where, STRONG)
     assert (one[0, ~where.repeat_interleave(3, dim=1)[0]] == SILENCE).all()
     assert (one[0, 3:15] - one[0, 21:33]).abs().max() > 0.1
     assert torch.equal(
-        augmentation.augment_frames(frames, where, dataclasses.replace(STRONG, augment_audio=0.0)), frames
+        audio_augmentation.augment_frames(frames, where, dataclasses.replace(STRONG, augment_audio=0.0)), frames
     )
 
 
 def test_speed_reads_between_frames_and_not_into_the_next_sound():
     where = torch.tensor([[False, True, True, False, True, True]])
     frames = torch.arange(12.0)[None, :, None]  # two frames per position; sounds at frames 2…5 and 8…11
-    start = augmentation.start_index(where)
-    slow, fast = (augmentation._at_speed(frames, start, where, torch.full((1, 12), speed)) for speed in (0.5, 2.0))
+    start = audio_augmentation.start_index(where)
+    slow, fast = (
+        audio_augmentation.at_speed(frames, start, where, torch.full((1, 12), speed), torch.zeros(1, 12))
+        for speed in (0.5, 2.0)
+    )
     assert slow[0, 2:6, 0].tolist() == [2.0, 2.5, 3.0, 3.5]
     assert fast[0, 2:6, 0].tolist() == [2.0, 4.0, SILENCE, SILENCE]
     assert slow[0, 8:12, 0].tolist() == [8.0, 8.5, 9.0, 9.5]
@@ -266,24 +271,42 @@ def test_speed_reads_between_frames_and_not_into_the_next_sound():
 def test_pitch_moves_bands_and_noise_adds_power():
     bands = torch.zeros(1, 1, 16)
     bands[0, 0, 8] = 1.0
-    moved = augmentation._at_pitch(bands, torch.full((1, 1), 2.0))
+    moved = audio_augmentation.at_pitch(bands, torch.full((1, 1), 2.0), torch.zeros(1, 1))
     assert moved.argmax() == 4
     torch.manual_seed(0)
-    noisy = augmentation._with_noise(torch.full((1, 1, 16), 0.5), torch.full((1, 1, 1), 0.5))
+    noisy = audio_augmentation.with_noise(torch.full((1, 1, 16), 0.5), torch.full((1, 1, 1), 0.5))
     assert 0.5 < noisy.mean() < 0.65  # twice the power is log10(2) / 4 = 0.075 more
 
 
-def test_colors_turn_without_changing_gray_and_a_moved_picture_keeps_its_range():
+def test_hue_leaves_gray_alone_style_leaves_white_alone_and_values_keep_their_range():
     torch.manual_seed(0)
-    gray = torch.full((4, 3, 8, 8), 0.2)
-    recolored = augmentation._recolored(gray, 1.0)
+    gray = torch.full((16, 3, 8, 8), 0.2)
+    recolored = image_augmentation.recolored(gray, 1.0)
     assert (recolored.amax(dim=1) - recolored.amin(dim=1)).max() < 1e-5
-    moved = augmentation._moved(torch.rand(4, 3, 8, 8), 1.0)
-    assert moved.min() >= 0
-    assert moved.max() <= 1
-    covered = augmentation._covered(torch.ones(64, 3, 8, 8), 1.0)
-    share = (covered == 0).float().mean()
-    assert 0 < share < 0.3
+    white, random = torch.ones(64, 3, 8, 8), torch.rand(64, 3, 8, 8)
+    for change in (
+        image_augmentation.moved, image_augmentation.filtered, image_augmentation.lit, image_augmentation.outlined,
+        image_augmentation.blurred_or_sharpened, image_augmentation.flattened, lambda x, s: image_augmentation.recolored(x, s, s),
+    ):  # fmt: skip
+        assert (change(white, 1.5) - white).abs().max() < 0.02
+        changed = change(random, 1.5)
+        assert changed.min() >= 0
+        assert changed.max() <= 1
+        assert (changed - random).abs().amax(dim=(1, 2, 3)).gt(1e-3).float().mean() > 0.2
+    covered = image_augmentation.covered(white, 1.0)
+    assert 0 < (covered < 1).float().mean() < 0.3
+
+
+def test_sounds_lose_bands_and_gaps_of_the_configured_size():
+    torch.manual_seed(0)
+    where = torch.ones(64, 20, dtype=torch.bool)
+    where[:, 0] = False
+    start = audio_augmentation.start_index(where)
+    drawn = (torch.rand(64, 1, 8) * 2 - 1).expand(64, 60, 8)
+    hidden = audio_augmentation._hidden(drawn, start, where, 40, 1.0)[:, 3:]
+    assert 0.05 < hidden.float().mean() < 0.3
+    assert hidden.all(dim=2).float().mean() > 0.02
+    assert hidden.all(dim=1).float().mean() > 0.02
 
 
 def test_encoders_of_a_modality_number_match_the_dataset():

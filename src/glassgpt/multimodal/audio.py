@@ -1,7 +1,7 @@
 """Sound: a few frames of its log-mel spectrogram are a position; two layers map them to a vector.
 
 The first layer sees each frame with those beside it, as a convolution does; the second one all frames of the position.
-`encode_audio_readable` is the readable reference. `glassgpt.multimodal.augmentation` changes the frames in training.
+`encode_audio_readable` is the readable reference. `audio_augmentation.py` changes the frames in training.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from glassgpt.multimodal.augmentation import augment_frames
+from glassgpt.multimodal.audio_augmentation import augment_frames
 from glassgpt.multimodal.config import MultimodalConfig
 from glassgpt.multimodal.encoder import Encoder
 from glassgpt.multimodal.spectrogram import SILENCE, log_mel

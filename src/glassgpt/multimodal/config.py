@@ -24,12 +24,12 @@ class MultimodalConfig:
         frames_per_position: frames that are one position; from the dataset.
         fit: how pictures become square; from the dataset.
         mels: frequency bands of a spectrogram.
-        augment_image: how strongly pictures are changed in training, from 0 (not at all) to 1: moved, turned, scaled, recolored,
+        augment_image: how strongly pictures are changed in training, from 0 (not at all) to 2: moved, turned, scaled, recolored,
             partly covered.
         flip_image: whether half of the pictures are mirrored in training, where left and right mean the same.
-        restyle_image: share of the pictures whose style is changed in training by random filters and colors, for pictures in a
-            style that was not seen.
-        augment_audio: how strongly sounds are changed in training, from 0 (not at all) to 1: speed, pitch, noise, gaps.
+        restyle_image: how strongly the style of pictures is changed in training, from 0 (not at all) to 2, for drawings in a
+            style that was not seen: filters, shading, outlines, flat colors, noise.
+        augment_audio: how strongly sounds are changed in training, from 0 (not at all) to 2: speed, pitch, noise, gaps.
         freeze: train the encoders alone, or with the adapter of lora.rank, and leave the language model as it is.
     """
 
@@ -81,9 +81,9 @@ class MultimodalConfig:
         found = [f"multimodal.modalities names {unknown[0]!r}; it may have {', '.join(MODALITIES)}"] if unknown else []
         found += [f"multimodal.{problem}" for problem in self.geometry.problems()]
         found += [
-            f"multimodal.{name} is {getattr(self, name)}; it must be between 0 and 1"
+            f"multimodal.{name} is {getattr(self, name)}; it must be between 0 and 2"
             for name in ("augment_image", "restyle_image", "augment_audio")
-            if not 0 <= getattr(self, name) <= 1
+            if not 0 <= getattr(self, name) <= 2
         ]
         if not 8 <= self.mels <= 256:
             found.append(f"multimodal.mels is {self.mels}; it must be from 8 to 256")

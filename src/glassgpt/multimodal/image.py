@@ -1,7 +1,7 @@
 """Pictures: each patch of pixels is a position, and a linear layer maps it to a vector (Dosovitskiy et al. 2020; Fuyu).
 
 Where a patch is in the picture it learns as a row and a column. `encode_image_readable` is the readable reference.
-`glassgpt.multimodal.augmentation` changes the pictures in training.
+`image_augmentation.py` changes the pictures in training.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from glassgpt.multimodal.augmentation import augment_images
 from glassgpt.multimodal.config import MultimodalConfig
 from glassgpt.multimodal.encoder import Encoder, starts
+from glassgpt.multimodal.image_augmentation import augment_images
 
 CHANNELS = 3
 

@@ -1,0 +1,154 @@
+"""Random changes of pictures in training, on the device.
+
+They are drawn from PyTorch's generator of the device, as dropout is, whose state a checkpoint holds: a resumed run draws
+what the run would have drawn. Each picture is changed by itself.
+
+Two strengths: `augment_image` changes where things are and how they are lit, as another photo of the same thing would;
+`restyle_image` changes how they are drawn, as another artist would. White stays white in what concerns style, because
+drawings stand on it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from glassgpt.multimodal.config import MultimodalConfig
+
+TURN, SHEAR, SHRINK, GROW, ASPECT, SHIFT, BEND = math.radians(18), 0.2, 0.3, 0.15, 0.2, 0.06, 0.04
+"""Largest changes of place at strength 1: radians, shares of the size, and shares of the picture."""
+BEND_CELLS = 4
+HUE, SATURATION, CONTRAST, BRIGHTNESS, MIXING, GAMMA = 0.4, 0.6, 0.3, 0.2, 0.25, 0.35
+"""Largest changes of color at strength 1; the hue in radians, the last two as standard deviations."""
+COVERED, LARGEST_COVER = 0.4, 0.4
+"""Share of the pictures that are partly covered, and largest side of what is covered, at strength 1."""
+FILTERED, LIT, OUTLINED, BLURRED, FLATTENED, NOISY = 0.4, 0.4, 0.3, 0.5, 0.25, 0.3
+"""Shares of the pictures whose style is changed in each way, at strength 1."""
+BLUR = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
+
+
+def augment_images(pictures: Tensor, config: MultimodalConfig) -> Tensor:
+    """Return pictures (M, 3, S, S) from -1 to 1, each changed at random as configured."""
+    place, style = config.augment_image, config.restyle_image
+    x = pictures / 2 + 0.5
+    if config.flip_image:
+        x = torch.where(_uniform(x, 0, 1) < 0.5, x.flip(-1), x)
+    if place:
+        x = moved(x, place)
+    if style:
+        x = filtered(x, style)
+    if place:
+        x = recolored(x, place, style)
+    if style:
+        for change in (lit, outlined, blurred_or_sharpened, flattened, with_noise):
+            x = change(x, style)
+    if place:
+        x = covered(x, place)
+    return x * 2 - 1
+
+
+def _uniform(x: Tensor, low: float, high: float) -> Tensor:
+    """Return a number per picture, (M, 1, 1, 1)."""
+    return low + (high - low) * torch.rand(len(x), 1, 1, 1, device=x.device)
+
+
+def _some(x: Tensor, share: float) -> Tensor:
+    """Return 1 for a share of the pictures and 0 for the others, (M, 1, 1, 1)."""
+    return (_uniform(x, 0, 1) < share).float()
+
+
+def moved(x: Tensor, strength: float) -> Tensor:
+    """Turn, shear, scale, stretch, shift and bend each picture; its edge continues in what comes into view."""
+    chosen = _some(x, 0.8).flatten() * strength
+    turn, shear = (_uniform(x, -most, most).flatten() * chosen for most in (TURN, SHEAR))
+    scale = 1 / (1 + _uniform(x, -SHRINK, GROW).flatten() * chosen)
+    stretch = (_uniform(x, -ASPECT, ASPECT).flatten() * chosen).exp()
+    right, down = (_uniform(x, -2 * SHIFT, 2 * SHIFT).flatten() * strength for _ in range(2))
+    cos, sin = turn.cos(), turn.sin()
+    first = torch.stack((scale * stretch * cos, scale * stretch * (shear * cos - sin), right), dim=1)
+    second = torch.stack((scale / stretch * sin, scale / stretch * (shear * sin + cos), down), dim=1)
+    grid = F.affine_grid(torch.stack((first, second), dim=1), list(x.shape), align_corners=False)
+    flow = torch.randn(len(x), 2, BEND_CELLS, BEND_CELLS, device=x.device) * _uniform(x, 0, 2 * BEND) * strength
+    bent = F.interpolate(flow, size=x.shape[2:], mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
+    return F.grid_sample(x, grid + bent, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def recolored(x: Tensor, strength: float, style: float = 0.0) -> Tensor:
+    """Turn the hue of each picture, change saturation, contrast and brightness, and with `style` mix its channels."""
+    count, chosen = len(x), _some(x, 0.8).view(-1, 1, 1) * strength
+    angle = _uniform(x, -HUE, HUE).view(-1, 1, 1) * chosen
+    eye, gray = torch.eye(3, device=x.device), torch.full((3, 3), 1 / 3, device=x.device)
+    # Colors turn around the axis from black to white (Rodrigues); `across` is the cross product with that axis.
+    across = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]], device=x.device) / math.sqrt(3)
+    turned = angle.cos() * eye + angle.sin() * across + (1 - angle.cos()) * gray
+    saturation = 1 + _uniform(x, -SATURATION, SATURATION).view(-1, 1, 1) * chosen
+    matrix = (saturation * eye + (1 - saturation) * gray) @ turned
+    matrix = matrix * (1 + _uniform(x, -CONTRAST, CONTRAST).view(-1, 1, 1) * chosen)
+    if style:
+        mixing = torch.randn(count, 3, 3, device=x.device) * _uniform(x, 0, MIXING).view(-1, 1, 1) * style
+        matrix = matrix + mixing
+    ink = torch.einsum("mij,mjhw->mihw", matrix, 1 - x).clamp(0, 1)  # what is not white
+    if style:
+        ink = ink ** (torch.randn(count, 3, 1, 1, device=x.device) * GAMMA * style).exp()
+        return 1 - ink
+    return (1 - ink + _uniform(x, -BRIGHTNESS, BRIGHTNESS) * strength).clamp(0, 1)
+
+
+def filtered(x: Tensor, strength: float) -> Tensor:
+    """Add to some pictures what a random filter makes of them (Xu et al. 2021)."""
+    count, channels, height, width = x.shape
+    weights = torch.randn(count * channels, channels, 3, 3, device=x.device) * 0.4 / 3
+    ink = F.pad(1 - x, (1, 1, 1, 1), mode="replicate").view(1, count * channels, height + 2, width + 2)
+    changed = (1 - x + F.conv2d(ink, weights, groups=count).view_as(x)).clamp(0, 1)
+    return torch.lerp(x, 1 - changed, _some(x, FILTERED * strength) * _uniform(x, 0, 1))
+
+
+def lit(x: Tensor, strength: float) -> Tensor:
+    """Shade some pictures smoothly, as artists do who like gradients."""
+    field = F.interpolate(
+        torch.randn(len(x), 3, 3, 3, device=x.device), size=x.shape[2:], mode="bicubic", align_corners=True
+    )
+    amount = _uniform(x, 0, 0.4) * _some(x, LIT * strength)
+    return (1 - (1 - x) * (1 + amount * (1.5 * field.mean(dim=1, keepdim=True) + 0.3 * field))).clamp(0, 1)
+
+
+def outlined(x: Tensor, strength: float) -> Tensor:
+    """Draw dark lines in some pictures where the brightness changes."""
+    gray = F.pad(x.mean(dim=1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+    across, along = gray[:, :, 1:-1, 2:] - gray[:, :, 1:-1, :-2], gray[:, :, 2:, 1:-1] - gray[:, :, :-2, 1:-1]
+    edges = (across.square() + along.square() + 1e-6).sqrt().clamp(0, 1)
+    return x * (1 - _uniform(x, 0, 2) * _some(x, OUTLINED * strength) * edges).clamp(0, 1)
+
+
+def blurred_or_sharpened(x: Tensor, strength: float) -> Tensor:
+    """Blur some pictures, and sharpen others."""
+    kernel = torch.tensor(BLUR, device=x.device, dtype=x.dtype)
+    padded = F.pad(x, (2, 2, 2, 2), mode="replicate")
+    blurred = F.conv2d(padded, kernel.view(1, 1, 1, 5).expand(3, 1, 1, 5), groups=3)
+    blurred = F.conv2d(blurred, kernel.view(1, 1, 5, 1).expand(3, 1, 5, 1), groups=3)
+    return torch.lerp(x, blurred, _uniform(x, -1.5, 1) * _some(x, BLURRED * strength)).clamp(0, 1)
+
+
+def flattened(x: Tensor, strength: float) -> Tensor:
+    """Fill some pictures with few levels per channel, as flat drawings have them; white stays white."""
+    levels = _uniform(x, 2, 8)
+    flat = 1 - (((1 - x) * levels + _uniform(x, -0.3, 0.3)).round() / levels).clamp(0, 1)
+    return torch.lerp(x, flat, _some(x, FLATTENED * strength))
+
+
+def with_noise(x: Tensor, strength: float) -> Tensor:
+    """Add noise to some pictures."""
+    return (x + torch.randn_like(x) * _uniform(x, 0, 0.1) * _some(x, NOISY * strength)).clamp(0, 1)
+
+
+def covered(x: Tensor, strength: float) -> Tensor:
+    """Cover a rectangle of some pictures with a color (Cutout, DeVries and Taylor 2017)."""
+    size, chosen = x.size(-1), _some(x, COVERED * strength)
+    place = torch.arange(size, device=x.device) + 0.5
+    top, left = (_uniform(x, 0, size) for _ in range(2))
+    height, width = (_uniform(x, 0.1, LARGEST_COVER) * size / 2 * chosen for _ in range(2))
+    inside = ((place[:, None] - top).abs() < height) & ((place - left).abs() < width)  # (M, 1, S, S)
+    return torch.where(inside, torch.rand(len(x), 3, 1, 1, device=x.device), x)
