@@ -167,4 +167,4 @@ def test_first_step_comes_before_the_shards(server, tmp_path, monkeypatch):
     shards = len(list(data.glob("*.bin")))
     name = "moto" if "moto" in os.environ["PYTEST_CURRENT_TEST"] else "s3rver"
     record(f"first step, {name}", {"bytes": size, "shards": shards, "bytes_per_second": rate, "seconds_to_first_step": seconds, "shards_missing": first.missing})  # fmt: skip
-    assert first.missing > 0
+    assert first.missing >= shards // 2  # few have arrived, while the first steps were computed

@@ -4,12 +4,16 @@ import dataclasses
 import json
 import shutil
 import threading
+import time
 
 import numpy as np
 import pytest
 
+from glassgpt.adaptation.replay import ReplayDataset, mixed_in, open_old_text
 from glassgpt.config import held_out_folder, load_config, to_toml
 from glassgpt.data.batches import Batches
+from glassgpt.data.code.batches import FIMDataset
+from glassgpt.data.code.config import FIMConfig
 from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.data.remote import mirror as mirror_module
 from glassgpt.data.remote import store as store_module
@@ -17,7 +21,7 @@ from glassgpt.data.remote.folder import dataset_folder
 from glassgpt.data.remote.mirror import REMOTE_FILE, RemoteShards
 from glassgpt.data.remote.store import ObjectStore, RemoteError, WrongURLError, remote_url
 from glassgpt.data.shards import TokenDataset
-from glassgpt.data.verification import verify_once
+from glassgpt.data.verification import BackgroundVerification, verify_once
 from glassgpt.errors import DataError, MissingExtraError, UsageError
 from glassgpt.training.remote_run import download_run
 
@@ -188,6 +192,49 @@ def test_training_from_a_url_has_the_losses_of_a_local_copy(data, tmp_path):
         tmp_path / "remote", {"train.max_steps": 6, "data": str(data)}
     )  # the order does not depend on where
     api.train(resumed, tmp_path / "remote", resume=True)
+
+
+def test_blocks_of_shards_wait_for_windows(data, monkeypatch):
+    remote = TokenDataset.open(dataset_folder(url(data)))
+    reading, order, read = threading.Event(), [], ObjectStore.read
+
+    def slow(self, name, start=None, end=None):
+        is_window = end - start < 1000
+        if is_window:
+            reading.set()
+            time.sleep(0.2)
+        order.append("window" if is_window else "block")
+        return read(self, name, start, end)
+
+    monkeypatch.setattr(ObjectStore, "read", slow)
+    window = threading.Thread(target=lambda: remote.split("train").read(0, 100))
+    window.start()
+    assert reading.wait(10)
+    verify_once(remote)
+    window.join()
+    assert order[0] == "window"
+    assert order.count("block") == len(remote.headers)
+
+
+def test_old_text_on_a_store_is_copied_and_verified_too(data, tmp_path):
+    old = open_old_text(dataset_folder(url(data)), TokenDataset.open(data).tokenizer_fingerprint, data)
+    mixed = ReplayDataset(TokenDataset.open(data), old, 0.5)
+    assert mixed_in(FIMDataset(mixed, FIMConfig())) is old
+    assert mixed_in(old) is None
+    train = mixed.split("train")
+    assert not train.is_local
+    starts = [0, len(train) // 2, len(train) - 50]
+    assert all(np.array_equal(a, train.read(at, 50)) for a, at in zip(train.read_many(starts, 50), starts, strict=True))
+    verification = BackgroundVerification(mixed, old)
+    verification.check(wait=True)
+    verification.close()
+    assert {n for n in old.files.missing() if n.startswith("train")} == set()
+    shard = old.folder / old.info.train.shards[1]
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    verification = BackgroundVerification(mixed, old)
+    with pytest.raises(DataError, match=f"{shard.name} is damaged"):
+        verification.check(wait=True)
+    verification.close()
 
 
 def test_damaged_record_says_what_to_delete(data):

@@ -60,11 +60,14 @@ class ReplayDataset(TokenDataset):
         dataset: the new text.
         old: the old text.
         share: share of the mixture that is old text.
+
+    Attributes:
+        old: the old text.
     """
 
     def __init__(self, dataset: TokenDataset, old: TokenDataset, share: float) -> None:
         super().__init__(dataset.folder, dataset.info, dataset.headers)
-        self._old, self._share = old, share
+        self.old, self._share = old, share
 
     def split(self, name: Split) -> TokenArray:
         """Return the tokens of one split."""
@@ -72,7 +75,15 @@ class ReplayDataset(TokenDataset):
         if name == "validation":
             return new
         wanted = round(len(new) * self._share / (1 - self._share))
-        return MixedTokens([(new, 0, len(new)), *_pieces(self._old.split("train"), wanted)])
+        return MixedTokens([(new, 0, len(new)), *_pieces(self.old.split("train"), wanted)])
+
+
+def mixed_in(dataset: TokenDataset) -> TokenDataset | None:
+    """Return the dataset whose text is mixed into another one, or None."""
+    from glassgpt.data.code.batches import FIMDataset  # needs torch, and this file is imported early
+
+    inner = dataset.dataset if isinstance(dataset, FIMDataset) else dataset
+    return inner.old if isinstance(inner, ReplayDataset) else None
 
 
 def _pieces(text: TokenArray, wanted: int) -> list[tuple[TokenArray, int, int]]:

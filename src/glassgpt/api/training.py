@@ -14,6 +14,7 @@ import torch
 
 from glassgpt import console
 from glassgpt.adaptation.conversations import refuse_fatal
+from glassgpt.adaptation.replay import mixed_in
 from glassgpt.api.initialization import model_to_train
 from glassgpt.api.preference_data import checked_lineage, open_data
 from glassgpt.api.runs import changed_settings, copy_chat_template, trainer_config, write_run_files
@@ -167,7 +168,7 @@ def _train(
 ) -> TrainingResult:
     dataset = open_data(config)
     lineage = checked_lineage(config, run, dataset)
-    verification = DataVerification(dataset, config.train.max_steps) if dist.is_main else None
+    verification = DataVerification(dataset, config.train.max_steps, mixed_in(dataset)) if dist.is_main else None
     checkpoint = newest_verified_checkpoint(run) if resume else None
     if checkpoint is not None and not read_model_config(checkpoint.path).same_shape(config.model):
         raise CheckpointError(

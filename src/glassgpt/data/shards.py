@@ -73,9 +73,9 @@ class TokenArray:
             raise DataError(outside_vocabulary(self._name, highest, self._vocab_size))
         return tokens
 
-    def read_many(self, starts: Sequence[int], count: int) -> list[NDArray[np.int64]]:
+    def read_many(self, starts: Sequence[int], count: int, *, any_id: bool = False) -> list[NDArray[np.int64]]:
         """Return `read(start, count)` for each start."""
-        read = partial(self.read, count=count)
+        read = partial(self.read, count=count, any_id=any_id)
         return [read(start) for start in starts] if self.is_local else map_waiting(read, starts)
 
     def _locate(self, position: int) -> tuple[NDArray[Any], int]:

@@ -57,10 +57,11 @@ class BackgroundVerification:
 
     Args:
         dataset: the dataset.
+        mixed_in: another one, whose training text is mixed into the dataset's.
     """
 
-    def __init__(self, dataset: TokenDataset) -> None:
-        self._dataset = dataset
+    def __init__(self, dataset: TokenDataset, mixed_in: TokenDataset | None = None) -> None:
+        self._dataset, self._mixed_in = dataset, mixed_in
         self._stop = threading.Event()
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -89,6 +90,8 @@ class BackgroundVerification:
     def _run(self) -> None:
         try:
             verify_once(self._dataset, stop=self._stop)
+            if self._mixed_in is not None:
+                verify_once(self._mixed_in, ("train",), self._stop)
         except (GlassGPTError, OSError) as error:  # raised again by `check`, in the thread that waits for it
             self._error = error
 

@@ -180,14 +180,15 @@ def run_startup_checks(plan: TrainingPlan, model: LanguageModel | None) -> Itera
     yield from _check_settings(plan)
     if plan.dataset is None:
         return
-    ids = data_checks.check_token_ids(plan.dataset, plan.model.vocab_size, data_checks.QUICK_TOKENS)
+    most = data_checks.QUICK_REMOTE_TOKENS if plan.dataset.files.missing() else data_checks.QUICK_TOKENS
+    ids = data_checks.check_token_ids(plan.dataset, plan.model.vocab_size, most)
     yield ids
     if not ids.passed:
         return
     if isinstance(plan.dataset, ConversationDataset):
         yield from check_conversations(plan.dataset)
     else:
-        yield data_checks.check_id_shift(plan.dataset, data_checks.QUICK_TOKENS)
+        yield data_checks.check_id_shift(plan.dataset, most)
     batches = Batches(plan.training_tokens(), plan.sequence_length, plan.settings.seed)
     yield data_checks.check_batches(batches, plan.batch_size)
     if model is None or count_parameters(plan.model) > LARGE_PARAMETERS:

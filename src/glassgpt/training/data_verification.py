@@ -17,11 +17,12 @@ class DataVerification(Observer):
     Args:
         dataset: verified in the background, from now on.
         max_steps: number of the last step.
+        mixed_in: the dataset whose text is mixed in, or None.
     """
 
-    def __init__(self, dataset: TokenDataset, max_steps: int) -> None:
-        self._verification = BackgroundVerification(dataset)
-        self._files = dataset.files
+    def __init__(self, dataset: TokenDataset, max_steps: int, mixed_in: TokenDataset | None = None) -> None:
+        self._verification = BackgroundVerification(dataset, mixed_in)
+        self._files = [each.files for each in (dataset, mixed_in) if each is not None]
         self._train_tokens, self._max_steps = dataset.info.train.tokens, max_steps
 
     def start(self) -> None:
@@ -35,7 +36,7 @@ class DataVerification(Observer):
     def on_validation(self, step: int, validation: ValidationLoss, is_best: bool) -> None:
         """Check before the last checkpoint is saved; a short run does not wait for shards that are still on an object store."""
         is_last = step >= self._max_steps
-        self._verification.check(wait=is_last and not self._files.missing())
+        self._verification.check(wait=is_last and not any(files.missing() for files in self._files))
 
     def close(self) -> None:
         """Stop verifying."""

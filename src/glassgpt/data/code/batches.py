@@ -62,15 +62,18 @@ class FIMDataset(TokenDataset):
     Args:
         dataset: the text.
         config: how it is rearranged.
+
+    Attributes:
+        dataset: the text.
     """
 
     def __init__(self, dataset: TokenDataset, config: FIMConfig) -> None:
         super().__init__(dataset.folder, dataset.info, dataset.headers)
-        self._dataset, self._config = dataset, config
+        self.dataset, self._config = dataset, config
 
     def split(self, name: Split) -> TokenArray:
         """Return the tokens of one split."""
-        tokens = self._dataset.split(name)
+        tokens = self.dataset.split(name)
         return tokens if name == "validation" else FIMTokens(tokens, self.tokenizer, self._config)
 
 

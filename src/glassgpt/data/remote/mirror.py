@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassgpt.data.files import read_regular, write_atomically
+from glassgpt.data.remote.priority import WINDOWS
 from glassgpt.data.remote.store import ObjectStore, WrongURLError
 from glassgpt.data.shard_format import DTYPES, HEADER, ShardHeader, map_tokens, verify_checksum
 from glassgpt.data.summary import SUMMARY_FILE, DatasetSummary
@@ -174,5 +175,6 @@ class RemoteArray:
         if self._mapped is not None:
             return self._mapped[start:stop]
         size = self._dtype.itemsize
-        content = self._shards.store.read(self._name, HEADER.size + start * size, HEADER.size + max(start, stop) * size)
-        return np.frombuffer(content, self._dtype)
+        first, end = HEADER.size + start * size, HEADER.size + max(start, stop) * size
+        with WINDOWS.one_more():
+            return np.frombuffer(self._shards.store.read(self._name, first, end), self._dtype)

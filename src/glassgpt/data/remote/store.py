@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from glassgpt.data.remote.priority import BlockSizes
 from glassgpt.errors import GlassGPTError, MissingExtraError, UsageError
 
 T = TypeVar("T")
@@ -22,8 +23,6 @@ LIBRARIES = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub", "file": "fssp
 """The kinds of URL, and the package that each needs besides fsspec."""
 URL = re.compile(rf"({'|'.join(LIBRARIES)}):/+([^/].*)")
 ATTEMPTS, FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 6, 0.2, 10.0
-BLOCK_BYTES = 8 << 20
-"""Bytes of a file that are requested at once: a lost connection costs one block."""
 NOT_REPEATED = (FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError, ValueError, ImportError)
 
 
@@ -64,6 +63,7 @@ class ObjectStore:
 
     def __init__(self, url: str) -> None:
         self.url, self._kind = url, url.partition(":")[0]
+        self._blocks = BlockSizes()
         for package in ("fsspec", LIBRARIES[self._kind]):
             try:
                 importlib.import_module(package)
@@ -112,12 +112,12 @@ class ObjectStore:
         return self._repeated(name, cat)
 
     def download(self, name: str, path: Path, size: int, is_stopped: Callable[[], bool] = lambda: False) -> bool:
-        """Copy a file to a new file, in blocks; return False if it was stopped."""
+        """Copy a file to a new file, in blocks between which windows go first; return False if it was stopped."""
         with path.open("wb") as file:
-            for start in range(0, size, BLOCK_BYTES):
+            while (start := file.tell()) < size:
                 if is_stopped():
                     return False
-                file.write(self.read(name, start, min(start + BLOCK_BYTES, size)))
+                file.write(self._blocks.read(size - start, lambda n, at=start: self.read(name, at, at + n)))
         return True
 
     def upload(self, path: Path, name: str) -> None:

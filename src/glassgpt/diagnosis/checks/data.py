@@ -23,7 +23,9 @@ Hashes = NDArray[np.uint64]
 MAX_TOKENS = 20_000_000
 """Tokens of a split that a check reads, from evenly spaced stretches."""
 QUICK_TOKENS = 500_000
-STRETCH_TOKENS = 100_000
+QUICK_REMOTE_TOKENS = 32_000
+"""The same of a text on an object store: training waits for them."""
+STRETCH_TOKENS, REMOTE_STRETCH_TOKENS = 100_000, 1_000
 MIN_WINDOW_TOKENS = 8
 """Tokens of a window from which on equal windows are no coincidence."""
 PASSAGE_TOKENS, PASSAGE_BYTES = 50, 200
@@ -56,9 +58,9 @@ def sample(tokens: TokenArray, max_tokens: int = MAX_TOKENS, *, any_id: bool = F
     """
     if len(tokens) <= max_tokens:
         return tokens.read(0, len(tokens), any_id=any_id)
-    stretch = min(STRETCH_TOKENS, max_tokens)
+    stretch = min(STRETCH_TOKENS if tokens.is_local else REMOTE_STRETCH_TOKENS, max_tokens)
     starts = np.linspace(0, len(tokens) - stretch, max_tokens // stretch).astype(np.int64)
-    return np.concatenate([tokens.read(int(start), stretch, any_id=any_id) for start in starts])
+    return np.concatenate(tokens.read_many(starts.tolist(), stretch, any_id=any_id))
 
 
 def check_shards(dataset: TokenDataset) -> CheckResult:
