@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from glassgpt.learn.folder import fill
 from glassgpt.learn.lesson import lessons
@@ -13,6 +14,14 @@ from glassgpt.locale import LANGUAGES
 QUICK = (2, "en")
 """The lesson and language that run in the fast tests, too."""
 
+
+CLAIMS = {
+    2: lambda names: [names["theirs"].token_bytes(token) for token in range(len(names["pieces"]))] == names["pieces"],
+    5: lambda names: torch.allclose(names["yours"], names["ours"], atol=1e-5),
+    7: lambda names: names["mine"] == names["ours"],
+    8: lambda names: names["mine"] == names["cache"].keys.nbytes + names["cache"].values.nbytes,
+}
+"""What some lessons say of the student's code beside the program's, in the variables of their cells."""
 
 RUNS = [
     pytest.param(number, language, marks=[] if (number, language) == QUICK else [pytest.mark.slow])
@@ -33,8 +42,11 @@ def test_lesson_runs_from_start_to_end(number, language, tmp_path, monkeypatch):
     sys.modules.pop("exercises", None)
     source = Path("lesson.py").read_text(encoding="utf-8")
     try:
-        exec(compile(source, "lesson.py", "exec"), {"__name__": "__main__"})
+        names = {"__name__": "__main__"}
+        exec(compile(source, "lesson.py", "exec"), names)
     finally:
         sys.modules.pop("exercises", None)
+    if number in CLAIMS:
+        assert CLAIMS[number](names)
     pictures = re.findall(r'show\(figure, "([\w-]+)"\)', source)
     assert all(Path("pictures", f"{name}.png").stat().st_size > 2000 for name in pictures)

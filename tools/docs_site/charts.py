@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ LESS_IS_BETTER = {"s", "ms", "nats per token"}
 OURS, PEERS = "#0072B2", "#999999"
 BAR_HEIGHT, HEAD_HEIGHT, WIDTH = 0.32, 0.75, 8.0
 """Inches."""
+NAME_WIDTH = 44
+"""Characters of a line of a bar's name."""
 TEXTS: Mapping[Language, Mapping[str, str]] = {
     "en": {
         "title": "Benchmarks",
@@ -155,7 +158,7 @@ def draw_panel(panel: Panel, axis: Any) -> None:
         end = max((bar.figure, *(bar.spread or ())))
         axis.annotate(f"{bar.figure:,.4g}" if bar.figure < 1000 else f"{bar.figure:,.0f}", (end, place), (4, 0),
                       textcoords="offset points", va="center")  # fmt: skip
-    axis.set_yticks(places, [bar.system for bar in panel.bars])
+    axis.set_yticks(places, [textwrap.fill(bar.system, NAME_WIDTH) for bar in panel.bars])
     axis.invert_yaxis()
     axis.margins(x=0.12)
     axis.set_xlim(left=0)
