@@ -21,7 +21,7 @@ CLAIMS = {
     7: lambda names: names["mine"] == names["ours"],
     8: lambda names: names["mine"] == names["cache"].keys.nbytes + names["cache"].values.nbytes,
 }
-"""What some lessons say of the student's code beside the program's, in the variables of their cells."""
+"""Claims of lessons about the student's code beside the program's, checked in the variables of their cells."""
 
 RUNS = [
     pytest.param(number, language, marks=[] if (number, language) == QUICK else [pytest.mark.slow])

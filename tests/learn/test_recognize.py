@@ -1,5 +1,6 @@
 """Judging implementations: tolerance, kinds of numbers, exceptions, changed arguments, several mistakes at once."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,13 @@ def test_error_names_the_last_line_of_the_student_file(tmp_path):
 def test_error_without_a_line_of_the_student_has_none():
     verdict = error_verdict("9.9", SystemExit(), Path("exercises.py"))
     assert (verdict.error, verdict.line) == ("SystemExit", 0)
+
+
+@pytest.mark.parametrize(("shows_call", "call"), [(True, "double(Tensor (3,) float32)"), (False, "")])
+def test_call_is_shown_if_its_arguments_are_those_of_the_case(shows_call, call):
+    exercise = replace(
+        EXERCISE,
+        adapt=lambda function, case: {"result": function(*case.arguments, **case.keywords)},
+        shows_call=shows_call,
+    )
+    assert Judge(exercise).judge(lambda values: values * 2.5).call == call

@@ -65,6 +65,8 @@ class Exercise:
         tolerance: how far numbers may differ, absolutely and relative to the expected one.
         adapt: calls the student's object with a case and returns what is compared: nested sequences and dictionaries of
             tensors, arrays, numbers and texts.
+        shows_call: whether a case with another result is shown as a call of the function. Without `adapt` it always is;
+            with one, if the arguments of the case are those of the call.
         may_change_arguments: whether the function is meant to change its arguments.
         seconds: time limit of all cases together.
     """
@@ -76,6 +78,7 @@ class Exercise:
     mistakes: tuple[Mistake, ...]
     tolerance: float = 1e-5
     adapt: Callable[[Callable[..., Any], Case], Any] = call
+    shows_call: bool = False
     may_change_arguments: bool = False
     seconds: float = 10.0
 

@@ -101,7 +101,7 @@ class Judge:
 
     def _described_call(self, case: int) -> str:
         """Return a case as the call of the function, such as `merge([2, 1], (1, 2), 300)`; empty if it is another call."""
-        if self.exercise.adapt is not call:
+        if self.exercise.adapt is not call and not self.exercise.shows_call:
             return ""
         made = self.exercise.cases()[case]
         keywords = (f"{name}={describe(value)}" for name, value in made.keywords.items())

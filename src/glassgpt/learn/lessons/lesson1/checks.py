@@ -299,6 +299,7 @@ EXERCISES = (
             Mistake("wrong-axis", _loss_of_wrong_axis),
         ),
         adapt=_loss_with_gradient,
+        shows_call=True,
     ),
     Exercise(
         "1.4",

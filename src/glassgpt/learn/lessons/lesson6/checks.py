@@ -175,6 +175,7 @@ EXERCISES = (
             Mistake("whole-cosine", mistakes.rate_whole_cosine),
         ),
         adapt=rate,
+        shows_call=True,
     ),
     Exercise(
         "6.4",
@@ -192,6 +193,7 @@ EXERCISES = (
             Mistake("parameters-lost", mistakes.groups_vectors_lost),
         ),
         adapt=decays_by_name,
+        shows_call=True,
     ),
     Exercise(
         "6.5",
