@@ -154,6 +154,34 @@ def _highest_token(path: Path, header: ShardHeader, stop: threading.Event | None
     return highest
 
 
+def verify_file(path: Path, sha256: str, stop: threading.Event | None = None) -> bool:
+    """Read a file beside the shards and compare it with its checksum.
+
+    Args:
+        path: the file.
+        sha256: its checksum (hex).
+        stop: ends the work early when set.
+
+    Returns:
+        False if it was stopped.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    checksum = hashlib.sha256()
+    try:
+        with open(path, "rb", opener=regular_only) as file:
+            while part := file.read(VERIFIED_AT_ONCE):
+                if stop is not None and stop.is_set():
+                    return False
+                checksum.update(part)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; {REBUILD_HINT}") from error
+    if checksum.hexdigest() != sha256:
+        raise DataError(f"{path} is damaged: its checksum does not match; {REBUILD_HINT}")
+    return True
+
+
 def outside_vocabulary(where: str, token: int, vocab_size: int) -> str:
     """Return the error message for a token id that the tokenizer does not have."""
     return f"{where} holds the token {token:,}, but its vocabulary has only {vocab_size:,}; {REBUILD_HINT}"

@@ -5,24 +5,31 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from functools import singledispatch
 from pathlib import Path
 from typing import Any, cast
 
 from glassgpt.data.files import read_regular, write_atomically
-from glassgpt.data.shard_format import outside_vocabulary, verify_checksum
+from glassgpt.data.shard_format import outside_vocabulary, verify_checksum, verify_file
 from glassgpt.data.shards import Split, TokenDataset
 from glassgpt.errors import DataError, GlassGPTError
 
 MEMORY_FILE = ".verified.json"
-"""Record, in the dataset's folder, of the version of each shard that was found intact."""
+"""Record, in the dataset's folder, of the version of each file that was found intact."""
 
 Version = list[int]
+
+
+@singledispatch
+def other_files(dataset: TokenDataset) -> Mapping[str, str]:
+    """Return the SHA-256 (hex) by name of the files beside the shards that a kind of data adds; text has none."""
+    return {}
 
 
 def verify_once(
     dataset: TokenDataset, splits: Sequence[Split] = ("validation", "train"), stop: threading.Event | None = None
 ) -> None:
-    """Verify the shards of a dataset that have changed since they were last verified.
+    """Verify the shards and the other files of a dataset that have changed since they were last verified.
 
     A version of a file is its size, times of change (of content and of inode) and inode.
 
@@ -32,7 +39,7 @@ def verify_once(
         stop: ends the work early when set.
 
     Raises:
-        DataError: a shard is damaged, or a token is outside the vocabulary.
+        DataError: a file is damaged, or a token is outside the vocabulary.
     """
     folder = dataset.folder
     verified = _read_memory(folder)
@@ -47,9 +54,14 @@ def verify_once(
             return
         if highest >= header.vocab_size:
             raise DataError(outside_vocabulary(str(folder / name), highest, header.vocab_size))
-        # Others may verify the same dataset at the same time.
-        verified = {**_read_memory(folder), name: version}
-        _write_memory(folder, verified)
+        verified = _remember(folder, name, version)
+    for name, sha256 in other_files(dataset).items():
+        version = file_version(folder / name)
+        if verified.get(name) == version:
+            continue
+        if not verify_file(folder / name, sha256, stop):
+            return
+        verified = _remember(folder, name, version)
 
 
 class BackgroundVerification:
@@ -108,6 +120,13 @@ def _read_memory(folder: Path) -> dict[str, Version]:
     except (OSError, ValueError, RecursionError, GlassGPTError):  # absent or damaged: everything is verified again
         return {}
     return cast("dict[str, Any]", content) if isinstance(content, dict) else {}
+
+
+def _remember(folder: Path, name: str, version: Version) -> dict[str, Version]:
+    """Record that a file was found intact, and return what is recorded: others may verify the same dataset at the same time."""
+    verified = {**_read_memory(folder), name: version}
+    _write_memory(folder, verified)
+    return verified
 
 
 def _write_memory(folder: Path, verified: Mapping[str, Version]) -> None:

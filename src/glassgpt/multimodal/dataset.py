@@ -26,13 +26,14 @@ from numpy.typing import NDArray
 from glassgpt.data.chat.dataset import TEMPLATE_FILE
 from glassgpt.data.chat.rows import STARTS, SUPERVISED
 from glassgpt.data.files import read_regular
-from glassgpt.data.shard_format import ShardHeader
+from glassgpt.data.shard_format import ShardHeader, verify_file
 from glassgpt.data.shards import SPLITS, Split, TokenArray, TokenDataset
 from glassgpt.data.summary import DatasetSummary
 from glassgpt.data.token_view import TokenView
+from glassgpt.data.verification import other_files
 from glassgpt.errors import DataError
 from glassgpt.multimodal.media import MODALITIES, Geometry, MediaItem
-from glassgpt.multimodal.media_store import REBUILD, MediaStore, map_records, verify_files
+from glassgpt.multimodal.media_store import REBUILD, MediaStore, map_records
 
 __all__ = [
     "MEDIA", "NO_TOKEN", "PLACE", "STARTS", "SUPERVISED", "TEMPLATE_FILE", "MultimodalDataset", "MultimodalSummary",
@@ -86,7 +87,7 @@ class MultimodalSummary:
         media_bytes: bytes of the media.
         train: counts of the training split.
         validation: counts of the validation split.
-        files: SHA-256 of the files beside the shards, by name; media are in `media.index`.
+        files: SHA-256 of the files beside the shards, by name.
     """
 
     row_length: int
@@ -221,8 +222,8 @@ class MultimodalDataset(TokenDataset):
             DataError: one is damaged; the message names it.
         """
         super().verify()
-        verify_files(self.folder, self.multimodal.files)
-        self.store.verify()
+        for name, sha256 in self.multimodal.files.items():
+            verify_file(self.folder / name, sha256)
 
     @classmethod
     def open(cls, folder: Path) -> MultimodalDataset:
@@ -247,6 +248,11 @@ class MultimodalDataset(TokenDataset):
         if not is_valid.all() or (np.diff(begins) <= 0).any() or self.info.split(name).tokens % length:
             raise DataError(f"{path} is damaged: its media do not fit the rows; {REBUILD}")
         return places
+
+
+@other_files.register
+def _(dataset: MultimodalDataset) -> Mapping[str, str]:
+    return dataset.multimodal.files
 
 
 def _checksum(fields: Mapping[str, Any]) -> str:

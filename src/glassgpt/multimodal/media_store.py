@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,8 @@ class MediaWriter:
         self._known: dict[bytes, int] = {}
         self._records: list[tuple[int, int, int, tuple[int, ...], NDArray[np.uint8]]] = []
         self._origins: list[str] = []
-        self._shards = 0
+        self._checksums: list[str] = []
+        self._checksum = hashlib.sha256()
         self._file = None
         self._offset = self.n_bytes = 0
 
@@ -78,9 +78,10 @@ class MediaWriter:
             self._next_shard()
         assert self._file is not None
         self._file.write(raw + padding)
+        self._checksum.update(raw + padding)
         shape = (*item.data.shape, 0, 0)[:3]
         record = (
-            self._shards - 1,
+            len(self._checksums),
             MODALITIES.index(item.modality),
             self._offset,
             shape,
@@ -98,13 +99,14 @@ class MediaWriter:
         return self._records[number][4].tobytes()
 
     def close(self) -> dict[str, str]:
-        """Complete the files, and return the checksums of those that are small; see `MultimodalSummary.files`."""
+        """Complete the files, and return their checksums; see `MultimodalSummary.files`."""
         self.abort()
         small = {
             INDEX_FILE: np.array(self._records, dtype=ITEM).tobytes(),
             ORIGINS_FILE: "".join(json.dumps(origin, ensure_ascii=False) + "\n" for origin in self._origins).encode(),
         }
-        return {name: write_new(self._folder / name, content) for name, content in small.items()}
+        tables = {name: write_new(self._folder / name, content) for name, content in small.items()}
+        return {media_shard(number): checksum for number, checksum in enumerate(self._checksums)} | tables
 
     def abort(self) -> None:
         """Close the shard that is open; does nothing without one."""
@@ -113,12 +115,12 @@ class MediaWriter:
             os.fsync(self._file.fileno())
             self._file.close()
             self._file = None
+            self._checksums.append(self._checksum.hexdigest())
 
     def _next_shard(self) -> None:
         self.abort()
-        self._file = (self._folder / media_shard(self._shards)).open("xb")
-        self._shards += 1
-        self._offset = 0
+        self._file = (self._folder / media_shard(len(self._checksums))).open("xb")
+        self._checksum, self._offset = hashlib.sha256(), 0
 
 
 def write_new(path: Path, content: bytes) -> str:
@@ -177,19 +179,6 @@ class MediaStore:
         if len(origins) != len(self):
             raise DataError(f"{path} has {len(origins)} lines for {len(self)} media; {REBUILD}")
         return origins
-
-    def verify(self) -> None:
-        """Compare every medium with its checksum.
-
-        Raises:
-            DataError: one is damaged; the message names its shard and where it came from.
-        """
-        for number in range(len(self)):
-            item = self.read(number)
-            digest = hashlib.sha256(f"{item.modality}{item.data.shape}".encode() + item.data.tobytes()).hexdigest()
-            if digest != self.digest(number):
-                shard = self._folder / media_shard(int(self._items[number]["shard"]))
-                raise DataError(f"{shard} is damaged: the {item.modality} of {self.origins()[number]}; {REBUILD}")
 
     def _raw(self, number: int) -> NDArray[np.uint8]:
         record = self._items[number]
@@ -252,24 +241,3 @@ def _map_bytes(path: Path) -> NDArray[np.uint8]:
             )  # an empty file cannot be mapped
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; {REBUILD}") from error
-
-
-def verify_file(path: Path, sha256: str) -> None:
-    """Compare a file with its checksum.
-
-    Raises:
-        DataError: it is damaged or missing.
-    """
-    try:
-        with open(path, "rb", opener=regular_only) as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; {REBUILD}") from error
-    if found != sha256:
-        raise DataError(f"{path} is damaged: its checksum does not match; {REBUILD}")
-
-
-def verify_files(folder: Path, files: Mapping[str, str]) -> None:
-    """Compare files with their checksums; see `verify_file`."""
-    for name, sha256 in files.items():
-        verify_file(folder / name, sha256)

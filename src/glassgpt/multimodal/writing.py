@@ -11,7 +11,6 @@ import numpy as np
 
 from glassgpt.data.chat.jinja_template import compile_template
 from glassgpt.data.chat.plain import PLAIN_TEMPLATE
-from glassgpt.data.chat.prepare import padding_token
 from glassgpt.data.files import write_atomically
 from glassgpt.data.shards import SPLITS, Split
 from glassgpt.data.summary import SUMMARY_FILE, DatasetSummary, SplitSummary
@@ -75,7 +74,7 @@ def write_dataset(
     encoded = {name: [encode_document(one, tokenizer, template) for one in splits[name]] for name in SPLITS}
     lengths = [one.length for part in encoded.values() for one in part]
     row_length = options.row_tokens + 1 if options.row_tokens else choose_row_length(lengths)
-    pad = padding_token(tokenizer)
+    pad = tokenizer.end_of_text  # never learned, and unlike a begin token nothing is expected to follow it
     written = {
         name: _write_split(folder, name, encoded[name], tokenizer, row_length, pad, options.seed) for name in SPLITS
     }

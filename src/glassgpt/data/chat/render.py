@@ -53,7 +53,7 @@ def render(
         GenerationError: the template refuses the messages, or fails.
         DataError: it cannot be said what the assistant wrote, or the tokenizer changes the text.
     """
-    breaker, *marks = unused_noncharacters(conversation.pairs, 3)
+    breaker, *marks = unused_noncharacters([*conversation.pairs, ("", "".join(inserted or {}))], 3)
     pairs = [(role, hide_special_tokens(tokenizer, text, breaker)) for role, text in conversation.pairs]
     for mark, name in (inserted or {}).items():
         pairs = [(role, text.replace(mark, name)) for role, text in pairs]

@@ -77,7 +77,6 @@ MESSAGES = {
     "{} is truncated or damaged ({} bytes for {} records); {}": "{0} 파일이 중간에 끊겼거나 손상되었습니다(레코드 {2}개에 {1}바이트). {3:t}",
     "{} has {} lines for {} media; {}": "{0} 파일의 줄이 {1}개인데 그림과 소리는 {2}개입니다. {3:t}",
     "{} is damaged: it names shard {}; {}": "{0} 파일이 손상되었습니다. 샤드 {1}을(를) 가리킵니다. {2:t}",
-    "{} is damaged: the {} of {}; {}": "{0} 파일이 손상되었습니다: {2}의 {1}. {3:t}",
     # the summary
     "rows of {} positions": "{0}위치짜리 행",
     "learned tokens": "배우는 토큰",
