@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from data_helpers import TEXTS, as_jsonl, holds_only, prepare_dataset, stored_documents
 
-from glassgpt.data import json_rows, load_tokenizer, processes, text_cuts
+from glassgpt.data import json_rows, load_tokenizer, processes, sources, text_cuts
 from glassgpt.data.blocks import encode, layout, parts, plan, spans, writing
 from glassgpt.data.blocks.choice import first_occurrences
 from glassgpt.data.blocks.ngrams import ngram_hashes
@@ -60,9 +60,10 @@ def some_texts(count, seed=0, least=5, most=60):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Blocks of a few rows, in this process."""
+    """Blocks of a few rows, in this process, and a short text of the grammar, which would be hundreds of them."""
     monkeypatch.setattr(spans, "BLOCK_BYTES", 2000)
     monkeypatch.setattr(plan, "BLOCK_BYTES", 2000)
+    monkeypatch.setattr(sources, "GRAMMAR_SENTENCES", 500)
 
 
 @pytest.fixture
@@ -261,14 +262,14 @@ def test_all_kinds_of_sources_are_read_in_processes(tmp_path, monkeypatch, in_pr
     pytest.importorskip("rensa")
     import gzip
 
-    sources = tmp_path / "sources"
-    sources.mkdir()
-    (sources / "a.jsonl.gz").write_bytes(gzip.compress(as_jsonl(some_texts(90))))
-    (sources / "b.txt").write_text("\n\n".join(some_texts(90, seed=1)))
-    (sources / "c.json").write_text(json.dumps([{"text": text} for text in some_texts(30, seed=2)]))
-    several = prepare_dataset(tmp_path / "set", sources, "grammar", workers=2)
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    (folder / "a.jsonl.gz").write_bytes(gzip.compress(as_jsonl(some_texts(90))))
+    (folder / "b.txt").write_text("\n\n".join(some_texts(90, seed=1)))
+    (folder / "c.json").write_text(json.dumps([{"text": text} for text in some_texts(30, seed=2)]))
+    several = prepare_dataset(tmp_path / "set", folder, "grammar", workers=2)
     monkeypatch.setattr(writing, "IN_PROCESS_BYTES", 10**9)
-    assert prepare_dataset(tmp_path / "alone", sources, "grammar", workers=1) == several
+    assert prepare_dataset(tmp_path / "alone", folder, "grammar", workers=1) == several
     assert files_of(tmp_path / "set") == files_of(tmp_path / "alone")
     code = tmp_path / "code"
     code.mkdir()
@@ -303,12 +304,14 @@ def test_no_document_of_a_source_without_a_file_is_lost(tmp_path, monkeypatch, i
 
 def test_killed_process_is_replaced(tmp_path, in_processes, monkeypatch):
     (tmp_path / "a.jsonl").write_bytes(as_jsonl(some_texts(400)))
-    prepare_dataset(tmp_path / "undisturbed", tmp_path / "a.jsonl", workers=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "IN_PROCESS_BYTES", 10**9)
+        prepare_dataset(tmp_path / "undisturbed", tmp_path / "a.jsonl", workers=1)
     killed, choose = [], random.Random(5)
     answer = processes._answer
 
     def killing(process, request):
-        if len(killed) < 4 and choose.random() < 0.5:
+        if len(killed) < 3 and choose.random() < 0.5:
             killed.append(process.pid)
             os.kill(process.pid, signal.SIGKILL)
         return answer(process, request)
@@ -316,7 +319,7 @@ def test_killed_process_is_replaced(tmp_path, in_processes, monkeypatch):
     monkeypatch.setattr(processes, "_answer", killing)
     monkeypatch.setattr(processes, "TRIES", 6)
     prepare_dataset(tmp_path / "set", tmp_path / "a.jsonl", workers=2)
-    assert len(killed) == 4
+    assert len(killed) == 3
     assert files_of(tmp_path / "set") == files_of(tmp_path / "undisturbed")
 
 
