@@ -16,6 +16,7 @@ from glassgpt.api.multimodal import encoded_prompts, prompt_with_media
 from glassgpt.errors import GenerationError
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.strategy_options import BeamOptions, ContrastiveOptions
+from glassgpt.model.copying import copy_sharing_weights
 from glassgpt.model.vectors import VectorTable
 from glassgpt.multimodal.audio import encode_audio_readable
 from glassgpt.multimodal.image import encode_image_readable
@@ -115,8 +116,9 @@ def test_rows_of_the_table_are_given_back(named):
         with pytest.raises(GenerationError):
             named.generate(images=[picture(0).data], max_tokens=-1)
         next(iter(named.stream(images=[picture(0).data], **GREEDY)))
-    assert table._used == []
-    assert len(table._rows) <= 32
+    assert table.n_added == 0
+    assert table.add(torch.zeros(1, table.embedding_dim)).start == table.num_embeddings  # the first row is free again
+    table.remove(range(table.num_embeddings, table.num_embeddings + 1))
 
 
 def test_a_table_reuses_gaps_and_keeps_what_is_in_use():
@@ -134,6 +136,15 @@ def test_a_table_reuses_gaps_and_keeps_what_is_in_use():
     assert torch.equal(
         table(torch.tensor([*first, 2, *third])), torch.cat([vectors[0], embedding.weight[2:3], vectors[2]])
     )
+
+
+def test_copies_of_a_model_share_what_is_added(named):
+    original = named.decoding_model
+    copied = copy_sharing_weights(original)
+    with original.token_embedding.holding(torch.ones(2, original.config.n_embd)) as ids:
+        assert torch.equal(copied.token_embedding(torch.tensor([[*ids]])), torch.ones(1, 2, original.config.n_embd))
+        assert copied.token_embedding is not original.token_embedding
+    assert copied.token_embedding.n_added == 0
 
 
 def test_files_of_any_kind_give_the_same_picture_and_sound(named, tmp_path):

@@ -83,19 +83,28 @@ class Client:
 
 @asynccontextmanager
 async def serving(
-    model, *, limits=None, slots=4, tokenizer=BYTES, names=("tiny",), recorder=None, documents=None, **guards
+    model,
+    *,
+    limits=None,
+    slots=4,
+    tokenizer=BYTES,
+    names=("tiny",),
+    recorder=None,
+    documents=None,
+    media_folder=None,
+    **guards,
 ):
-    """A client of a server with this model, under each of the names."""
+    """A client of a server with this model, or with these weights, under each of the names."""
+    weights = model
+    if not isinstance(model, Weights):
+        weights = Weights(model, tokenizer, 7, {"weights": "abc", "slots": str(slots)}, "runs/tiny")
     limits = limits or ServerLimits()
     models: dict[str, ServedModel] = {}
     metrics = Metrics(lambda: [(name, *each.counts()) for name, each in models.items()])
-    context = ServerContext(models, limits, metrics, recorder, documents or {})
+    context = ServerContext(models, limits, metrics, recorder, documents or {}, media_folder=media_folder)
     for name in names:
         served = ServedModel(name, TRANSCRIPT, slots, limits, metrics)
-        version = served.start(
-            Weights(model, tokenizer, 7, {"weights": "abc", "slots": str(slots)}, "runs/tiny"),
-            asyncio.get_running_loop(),
-        )
+        version = served.start(weights, asyncio.get_running_loop())
         served.activate(version)
         await asyncio.to_thread(version.thread.is_ready.wait, 30)
         models[name] = served

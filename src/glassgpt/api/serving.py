@@ -14,6 +14,7 @@ import glassgpt
 from glassgpt import console
 from glassgpt.api.adapted_serving import NamedRun, adapters_by_base, verified_runs, with_adapters_of
 from glassgpt.api.loading import load_checkpoint
+from glassgpt.config import load_config
 from glassgpt.data.chat.chat_template import FILE_NAME, TRANSCRIPT, load_template
 from glassgpt.data.chat.jinja_template import JINJA_SUFFIX, Template, load_jinja_template
 from glassgpt.data.files import read_regular
@@ -23,6 +24,8 @@ from glassgpt.generation.cpu.gpt2_step import StepsInC
 from glassgpt.generation.cpu.kernel_times import processor_name
 from glassgpt.generation.engine.engine import DEFAULT_SLOTS
 from glassgpt.generation.precision import Precision, kernel_choice, prepare_for_decoding
+from glassgpt.multimodal.model import MultimodalModel
+from glassgpt.multimodal.prompting import with_vector_table
 from glassgpt.retrieval.index import Index
 from glassgpt.serving.document_answers import Documents
 from glassgpt.serving.replay import Replayed, check_records, replay_records
@@ -64,9 +67,12 @@ def load_weights(
         GlassGPTError: see `load`.
     """
     loaded, path = load_checkpoint(run, checkpoint, device, precision, slots, verified=verified)
-    choice = kernel_choice(loaded.model, precision, batch_size=slots, remembers=True, preferred=kernel)
-    model = prepare_for_decoding(loaded.model, precision, batch_size=slots, remembers=True, preferred=kernel)
-    device_type = next(loaded.model.parameters()).device.type
+    encoder = loaded.model if isinstance(loaded.model, MultimodalModel) else None
+    original = loaded.model if encoder is None else encoder.language_model
+    choice = kernel_choice(original, precision, batch_size=slots, remembers=True, preferred=kernel)
+    model = prepare_for_decoding(original, precision, batch_size=slots, remembers=True, preferred=kernel)
+    model = model if encoder is None else with_vector_table(model, original)
+    device_type = next(original.parameters()).device.type
     files = json.loads(read_regular(path / MANIFEST))["files"]
     weights = [entry["sha256"][:16] for name, entry in sorted(files.items()) if name.endswith(".safetensors")]
     if (adapter := read_adapter(path)) is not None:
@@ -85,8 +91,8 @@ def load_weights(
         "torch": str(torch.__version__),
         "glassgpt": glassgpt.__version__,
     }
-    found = Weights(model, loaded.tokenizer, loaded.step, identity, str(run), path.name)
-    return with_adapters_of(found, loaded.model, path, adapters) if adapters else found
+    found = Weights(model, loaded.tokenizer, loaded.step, identity, str(run), path.name, encoder=encoder)
+    return with_adapters_of(found, original, path, adapters) if adapters else found
 
 
 def load_adapter_weights(
@@ -136,12 +142,18 @@ def model_sources(
         if run.name in adapted:
             continue
         adapters = found.get(run.name, {})
-        shared, apart = (adapters, {}) if is_shared else ({}, adapters)
+        # An adapter that sees has encoders of its own, and is merged into weights of its own.
+        shared = {name: own for name, own in adapters.items() if is_shared and not _has_encoders(own)}
+        apart = {name: own for name, own in adapters.items() if name not in shared}
         sources.append(model_source(run, run.name, follow=follow, adapters=shared, **settings))
         for name, own in apart.items():
             sources.append(model_source(own, adapter_model_name(run.name, name), follow=follow, **settings))
     documents = {path.resolve().name: Documents(Index.open(path)) for path in indexes}
     return [dataclasses.replace(source, documents=documents) for source in sources]
+
+
+def _has_encoders(run: NamedRun) -> bool:
+    return bool(load_config(RunFolder(run.folder).path).multimodal.names)
 
 
 def model_source(

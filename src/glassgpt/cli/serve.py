@@ -45,6 +45,7 @@ def serve(
     index: Annotated[tuple[Path, ...], Parameter(negative="", show_default=False)] = (),
     follow: Flag = False,
     record: Path | None = None,
+    media_folder: Path | None = None,
     limits: Annotated[LimitFlags, Parameter(name="*")] | None = None,
     checkpoint: Checkpoint = "best",
     device: Device = "auto",
@@ -79,11 +80,14 @@ def serve(
         Serve the newest checkpoint of a run that is still training; running requests finish on their own.
     record:
         Append answers to this file, for glassgpt replay.
+    media_folder:
+        Folder of pictures and sounds that requests may name with file: URLs. Without it, requests bring their own.
     precision:
         Precision of the weights; see glassgpt generate --help.
     """
     from glassgpt.data.files import check_output_path
     from glassgpt.retrieval.index import Index
+    from glassgpt.serving.media_folder import MediaFolder
     from glassgpt.training.checksums import require_checkpoint_and_hash
     from glassgpt.training.garbage import manual_garbage_collection
     from glassgpt.training.run_folder import RunFolder
@@ -112,6 +116,8 @@ def serve(
     indexes = [folder.resolve().name for folder in index]
     if len(set(indexes)) < len(indexes):
         raise UsageError(f"two indexes are called {_repeated(indexes)}; rename the folder of one of them")
+    if media_folder is not None:
+        MediaFolder.open(media_folder)
     if record is not None and not record.exists():
         check_output_path("--record", record)
     for package in ("starlette", "uvicorn"):
@@ -125,7 +131,7 @@ def serve(
         from glassgpt.serving.run import serve as run_server
 
         used_slots = slots or api.default_slots(device)
-        settings = ServerSettings(host, port, used_slots, chosen, keys, allow_host, record)
+        settings = ServerSettings(host, port, used_slots, chosen, keys, allow_host, record, media_folder)
         settings.check()
         given = [api.NamedRun(name, folder, own or checkpoint) for name, folder, own in named]
         sources = api.model_sources(

@@ -6,6 +6,7 @@ import threading
 from abc import abstractmethod
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +26,55 @@ def vectors_of(tokens: Tensor, embedding: nn.Embedding) -> Tensor:
     return tokens if tokens.is_floating_point() else embedding(tokens)
 
 
+class _AddedRows:
+    """The rows that requests have added to an embedding; copies of a model share them.
+
+    Args:
+        weight: of the embedding, whose width, type and device the rows have.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self.rows = weight.detach().new_empty(0, weight.size(1))
+        self.used: list[tuple[int, int]] = []  # spans of rows in use, (first, end), in order
+        self._lock = threading.Lock()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        """Return itself."""
+        return self
+
+    def add(self, vectors: Tensor) -> tuple[int, int]:
+        """Add vectors (N, C) and return the first row and the one after the last."""
+        with self._lock:
+            first = self._free(len(vectors))
+            end = first + len(vectors)
+            if end > len(self.rows):
+                grown = self.rows.new_zeros(max(end, 2 * len(self.rows)), self.rows.size(1))
+                grown[: len(self.rows)] = self.rows
+                self.rows = grown  # at once: another thread may be reading the one before
+            self.rows[first:end] = vectors.detach().to(self.rows)
+            self.used = sorted([*self.used, (first, end)])
+        return first, end
+
+    def remove(self, first: int, end: int) -> None:
+        """Take rows back."""
+        with self._lock:
+            self.used.remove((first, end))
+
+    def _free(self, count: int) -> int:
+        """Return the first row of the first gap that holds `count` rows."""
+        first = 0
+        for start, end in self.used:
+            if start - first >= count:
+                break
+            first = end
+        return first
+
+
 class VectorTable(nn.Embedding):
     """An embedding with further rows, which requests add and take back: an id beyond the vocabulary is one of them.
 
     So a prompt with a picture is a list of ids like any other, and whatever generates text from ids does so from pictures.
+    Copies of the model have the same further rows.
 
     Args:
         embedding: of the tokens; its weight is shared.
@@ -38,9 +84,7 @@ class VectorTable(nn.Embedding):
         nn.Module.__init__(self)  # that of nn.Embedding would allocate another weight
         vars(self).update({key: value for key, value in vars(embedding).items() if not key.startswith("_")})
         self.weight = embedding.weight
-        self._rows = embedding.weight.new_empty(0, embedding.embedding_dim)
-        self._used: list[tuple[int, int]] = []  # spans of rows in use, (first, end), in order
-        self._lock = threading.Lock()
+        self._added = _AddedRows(embedding.weight)
         self.train(embedding.training)
 
     @contextmanager
@@ -54,42 +98,29 @@ class VectorTable(nn.Embedding):
 
     def add(self, vectors: Tensor) -> range:
         """Add vectors (N, C) and return their ids, which follow each other. Safe in any thread."""
-        with self._lock:
-            first = self._free(len(vectors))
-            end = first + len(vectors)
-            if end > len(self._rows):
-                grown = self._rows.new_zeros(max(end, 2 * len(self._rows)), self._rows.size(1))
-                grown[: len(self._rows)] = self._rows
-                self._rows = grown  # at once: another thread may be reading the one before
-            self._rows[first:end] = vectors.detach().to(self._rows)
-            self._used = sorted([*self._used, (first, end)])
+        first, end = self._added.add(vectors)
         return range(self.num_embeddings + first, self.num_embeddings + end)
 
     def remove(self, ids: range) -> None:
         """Take vectors back; nothing may use their ids any more."""
-        with self._lock:
-            self._used.remove((ids.start - self.num_embeddings, ids.stop - self.num_embeddings))
+        self._added.remove(ids.start - self.num_embeddings, ids.stop - self.num_embeddings)
+
+    @property
+    def n_added(self) -> int:
+        """Number of rows that are in use beyond those of the tokens."""
+        return sum(end - first for first, end in self._added.used)
 
     def __contains__(self, token: int) -> bool:
-        return any(first <= token - self.num_embeddings < end for first, end in self._used)
+        return any(first <= token - self.num_embeddings < end for first, end in self._added.used)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the rows of ids (B, T), (B, T, C)."""
-        rows, vocabulary = self._rows, self.num_embeddings
+        rows, vocabulary = self._added.rows, self.num_embeddings
         if not len(rows):
             return super().forward(input)
         tokens = super().forward(input.clamp(max=vocabulary - 1))
         added = rows[(input - vocabulary).clamp(0, len(rows) - 1)]
         return torch.where((input >= vocabulary)[..., None], added, tokens)
-
-    def _free(self, count: int) -> int:
-        """Return the first row of the first gap that holds `count` rows."""
-        first = 0
-        for start, end in self._used:
-            if start - first >= count:
-                break
-            first = end
-        return first
 
 
 def has_vector(model: LanguageModel, token: int) -> bool:

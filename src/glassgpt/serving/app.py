@@ -132,6 +132,7 @@ def _model_json(context: ServerContext, model: ServedModel) -> dict[str, Any]:
         "created": model.created,
         "owned_by": "glassgpt",
         "max_model_len": weights.model.config.context_length,
+        "modalities": ["text", *(weights.encoder.multimodal.names if weights.encoder is not None else ())],
         "step": weights.step,
         **({"parent": model.name.removesuffix(f":{weights.adapter}")} if weights.adapter else {}),
         **({"passages": len(found.index)} if (found := context.documents.get(model.name)) is not None else {}),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from glassgpt.data.chat.jinja_template import Template
+from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.generation.engine.logprobs import TokenLogprobs
 from glassgpt.serving import formatting
+from glassgpt.serving.content_parts import Content, media_of, parse_content, text_of
 from glassgpt.serving.context import ServerContext
 from glassgpt.serving.document_answers import answer_from_documents
 from glassgpt.serving.errors import APIError
@@ -16,6 +18,7 @@ from glassgpt.serving.fields import CHAT_FIELDS
 from glassgpt.serving.generation_call import Constraint, GenerationCall, PromptResult
 from glassgpt.serving.http import Answer, Call
 from glassgpt.serving.jobs import Burst
+from glassgpt.serving.media import conversation_ids, media_prompt
 from glassgpt.serving.streaming import AnswerWriter, stream_answer
 
 UNSUPPORTED = (
@@ -39,7 +42,8 @@ async def create_chat_completion(context: ServerContext, call: Call) -> Answer:
     model = context.find(values["model"])
     messages = parse_messages(values["messages"], model.template, "messages")
     if (documents := context.documents.get(model.name)) is not None:
-        return await answer_from_documents(model, documents, messages, values)
+        texts = [(role, text_of(content)) for role, content in messages]
+        return await answer_from_documents(model, documents, texts, values)
     max_tokens = values["max_completion_tokens"] or values["max_tokens"]
     if max_tokens == 0:
         raise APIError("max_tokens is 0; it must be at least 1", param="max_tokens")
@@ -60,33 +64,41 @@ async def create_chat_completion(context: ServerContext, call: Call) -> Answer:
 async def prepare_chat(
     context: ServerContext,
     call: Call,
-    messages: Sequence[tuple[str, str]],
+    messages: Sequence[tuple[str, Content]],
     values: Mapping[str, Any],
     max_tokens: int | None,
     constraint: Constraint,
 ) -> GenerationCall:
     """Return the generation that answers a conversation; see `prepare_call`."""
     model = context.find(values["model"])
-    tokenizer, parse = model.current.weights.tokenizer, bool(values["parse_special_tokens"])
+
+    def encode(tokenizer: Tokenizer) -> list[int]:
+        parse = bool(values["parse_special_tokens"])
+        return conversation_ids(tokenizer, model.template, messages, parse_special_tokens=parse)
+
+    version, tokens = None, list[int]()
+    if media := [medium for _, content in messages for medium in media_of(content)]:
+        version, tokens = await media_prompt(context, call, model, media, encode)
     return await context.prepare(
         call,
         model,
         values,
-        lambda: [model.template.encode(tokenizer, messages, parse_special_tokens=parse)],
+        lambda: [tokens if version else encode(model.current.weights.tokenizer)],
         max_tokens=max_tokens,
         logprobs=(values.get("top_logprobs") or 0) if values.get("logprobs") else None,
         constraint=constraint,
         stop=model.template.stop,
+        version=version,
     )
 
 
-def parse_messages(given: Sequence[Mapping[str, Any]], template: Template, param: str) -> list[tuple[str, str]]:
-    """Return (role, text) of each message.
+def parse_messages(given: Sequence[Mapping[str, Any]], template: Template, param: str) -> list[tuple[str, Content]]:
+    """Return role and content of each message.
 
     Raises:
-        APIError: a message is not an object with role and text, or contains what the server does not support.
+        APIError: a message is not an object with role and content, or contains what the server does not support.
     """
-    messages: list[tuple[str, str]] = []
+    messages: list[tuple[str, Content]] = []
     for at, message in enumerate(given):
         role = message.get("role")
         role = ROLES.get(role, role) if isinstance(role, str) else role
@@ -97,29 +109,11 @@ def parse_messages(given: Sequence[Mapping[str, Any]], template: Template, param
         if not isinstance(role, str) or role not in template.roles:
             expected = ", ".join(template.roles)
             raise APIError(f"{param}[{at}].role is {role!r:.100}; it must be one of {expected}", param=param)
-        messages.append((role, _text(message.get("content"), f"{param}[{at}].content", param)))
+        content = parse_content(message.get("content"), f"{param}[{at}].content", param)
+        if role != "user" and (media := media_of(content)):
+            raise media[0].error(f"it is in a message of the {role}; put it into one of the user")
+        messages.append((role, content))
     return messages
-
-
-def _text(content: Any, name: str, param: str) -> str:
-    """Return a message's text, given as a string or as a list of parts."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list) or not content:
-        raise APIError(f"{name} is {content!r:.100}; it must be text or a list of text parts", param=param)
-    texts: list[str] = []
-    for part in cast("list[Any]", content):
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind not in ("text", "input_text", "output_text"):
-            raise APIError(
-                f"{name} has a part of type {kind!r:.100}; this server supports text only",
-                param=param,
-                code="unsupported_parameter",
-            )
-        if not isinstance(part.get("text"), str):
-            raise APIError(f"{name} has a part without text", param=param)
-        texts.append(part["text"])
-    return "".join(texts)
 
 
 def constraint_of(given: Mapping[str, Any] | None, param: str) -> Constraint:

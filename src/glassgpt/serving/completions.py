@@ -12,6 +12,7 @@ from glassgpt.code.healing import Beginning, heal
 from glassgpt.data.code.sentinels import has_sentinels
 from glassgpt.generation.engine.logprobs import TokenLogprobs
 from glassgpt.serving import formatting
+from glassgpt.serving.content_parts import parse_media
 from glassgpt.serving.context import ServerContext
 from glassgpt.serving.errors import APIError
 from glassgpt.serving.explaining import explain
@@ -19,7 +20,8 @@ from glassgpt.serving.fields import COMPLETION_FIELDS
 from glassgpt.serving.generation_call import GenerationCall, PromptResult, parse_prompts
 from glassgpt.serving.http import Answer, Call
 from glassgpt.serving.jobs import Burst
-from glassgpt.serving.served_model import ModelVersion
+from glassgpt.serving.media import document_ids, media_prompt
+from glassgpt.serving.served_model import ModelVersion, ServedModel
 from glassgpt.serving.streaming import AnswerWriter, stream_answer
 
 UNSUPPORTED = ("use_beam_search", "prompt_embeds", "best_of")
@@ -42,15 +44,17 @@ async def create_completion(context: ServerContext, call: Call) -> Answer:
         ending = gap_stop_tokens(model.current.weights.tokenizer)
         values["stop_token_ids"] = (*values["stop_token_ids"], *ending)
     gap, beginning = _gap(values)
+    version, tokens = await _with_media(context, call, model, values)
     generation = await context.prepare(
         call,
         model,
         values,
-        lambda: _prompts(values, gap, model.current, context.limits.max_prompts),
+        lambda: [tokens] if version else _prompts(values, gap, model.current, context.limits.max_prompts),
         max_tokens=values["max_tokens"],
         logprobs=values["logprobs"],
         prompt_logprobs=_prompt_logprobs(values),
         constraint={"processors": (Beginning(model.current.weights.tokenizer, beginning),)} if beginning else None,
+        version=version,
     )
     writer = _Writer(generation, values, beginning)
     if values["stream"]:
@@ -61,6 +65,28 @@ async def create_completion(context: ServerContext, call: Call) -> Answer:
     if values["explain"]:
         await explain(generation, results, answer["choices"], values["explain"])
     return answer
+
+
+async def _with_media(
+    context: ServerContext, call: Call, model: ServedModel, values: Mapping[str, Any]
+) -> tuple[ModelVersion | None, list[int]]:
+    """Return the ids of a prompt with pictures and sound, and the version that they are for; None without any."""
+    if not (media := parse_media(values["media"], "media")):
+        return None, []
+    text = values["prompt"] or ""
+    if not isinstance(text, str) or values["suffix"] or values["echo"] or values["prompt_logprobs"] is not None:
+        raise APIError(
+            "media needs one prompt that is a text, and cannot be combined with suffix, echo or prompt_logprobs",
+            param="media",
+        )
+    parse = bool(values["parse_special_tokens"])
+    return await media_prompt(
+        context,
+        call,
+        model,
+        media,
+        lambda tokenizer: document_ids(tokenizer, media, text, parse_special_tokens=parse),
+    )
 
 
 def _gap(values: Mapping[str, Any]) -> tuple[Gap | None, str]:

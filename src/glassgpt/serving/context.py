@@ -17,9 +17,10 @@ from glassgpt.serving.generation_call import Constraint, GenerationCall, PromptR
 from glassgpt.serving.http import SHORT_BODY, Call
 from glassgpt.serving.jobs import Burst
 from glassgpt.serving.limits import ServerLimits
+from glassgpt.serving.media_folder import MediaFolder
 from glassgpt.serving.metrics import Metrics
 from glassgpt.serving.recording import Recorder, StreamRecord
-from glassgpt.serving.served_model import ServedModel
+from glassgpt.serving.served_model import ModelVersion, ServedModel
 
 COMPILE_THREADS = 2
 
@@ -34,7 +35,8 @@ class ServerContext:
         metrics: counts what happens.
         recorder: writes answers to a file; None without --record.
         documents: by the name of a model, what it answers from.
-        executor: threads that tokenize long texts and compile constraints.
+        executor: threads that tokenize long texts, compile constraints and decode pictures and sound.
+        media_folder: whose files requests may name; None lets them name no file.
     """
 
     models: dict[str, ServedModel]
@@ -45,6 +47,7 @@ class ServerContext:
     executor: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(COMPILE_THREADS, thread_name_prefix="glassgpt-prepare")
     )
+    media_folder: MediaFolder | None = None
 
     def find(self, name: str | None) -> ServedModel:
         """Return a model by its name, or the first one.
@@ -99,6 +102,7 @@ class ServerContext:
         prompt_logprobs: int | None = None,
         constraint: Constraint | None = None,
         stop: Sequence[str] = (),
+        version: ModelVersion | None = None,
     ) -> GenerationCall:
         """Return a validated generation, and name the weights in the response's headers; see `prepare_call`."""
         if model.name in self.documents:
@@ -114,20 +118,25 @@ class ServerContext:
             prompt_logprobs=prompt_logprobs,
             constraint=constraint,
             stop=stop,
+            version=version,
         )
         call.headers["x-glassgpt-step"] = str(generation.version.weights.step)
         return generation
 
     def record(self, call: Call, endpoint: str, generation: GenerationCall, results: Sequence[PromptResult]) -> None:
-        """Record a complete answer, if answers are recorded. Functions among the options cannot be."""
-        if self.recorder is not None and not generation.options.processors:
+        """Record a complete answer, if answers are recorded. Functions among the options and media of the prompt cannot be."""
+        if self.recorder is not None and _can_record(generation):
             self.recorder.write(call.request_id, endpoint, generation, results)
 
     def streamed(self, call: Call, endpoint: str, generation: GenerationCall) -> RecordedStream:
         """Return what collects the parts of a stream until it is complete."""
-        is_recorded = self.recorder is not None and not generation.options.processors
+        is_recorded = self.recorder is not None and _can_record(generation)
         record = StreamRecord(generation, {}, {}) if is_recorded else None
         return RecordedStream(self, call, endpoint, record)
+
+
+def _can_record(generation: GenerationCall) -> bool:
+    return not generation.options.processors and not generation.has_media
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from glassgpt.generation.decoding_trace import DecodingTrace, TokenCandidate, tr
 from glassgpt.generation.engine.output import Sample
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.multimodal.media import BEGIN_TOKENS
 from glassgpt.serving.errors import APIError
 from glassgpt.serving.formatting import token_text
 from glassgpt.serving.generation_call import GenerationCall, PromptResult, as_sample
@@ -100,8 +101,13 @@ def _trace_json(trace: DecodingTrace, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _inspect_command(generation: GenerationCall, prompt: Sequence[int]) -> str:
-    """Return the command that shows what the model computes on the prompt."""
+    """Return the command that shows what the model computes on the prompt. It names no file of a picture or sound."""
     weights = generation.version.weights
     words = ["glassgpt", "inspect", weights.run or generation.model.name]
     words += ["--checkpoint", weights.checkpoint] if weights.checkpoint else []
+    if generation.has_media:
+        special = {weights.tokenizer.end_of_text, *weights.tokenizer.special_tokens.values()}
+        names = {weights.tokenizer.special_tokens.get(name): f"--{kind}" for kind, name in BEGIN_TOKENS.items()}
+        words += [word for token in prompt if token in names for word in (names[token], "FILE")]
+        prompt = [token for token in prompt if token < weights.tokenizer.vocab_size and token not in special]
     return shlex.join([*words, "--prompt", weights.tokenizer.decode(prompt)])

@@ -59,6 +59,11 @@ class CompletionFields(CommonFields):
         help="Text after a gap: the answer is what belongs between prompt and suffix. For one prompt that is a text, and a "
         "model that was trained to fill in the middle.",
     )
+    media: tuple[Json, ...] = setting(
+        (),
+        help="Pictures and sounds before the prompt, which is one text: parts as in the content of messages, image_url or "
+        "input_audio. For a model that was trained on them.",
+    )
     echo: bool = setting(False, help="Return the prompt before the text; with logprobs, its log-probabilities too.")
     logprobs: int | None = setting(
         None,
@@ -110,7 +115,8 @@ class ChatFields(CommonFields):
 
     messages: tuple[Json, ...] = setting(
         (),
-        help="The conversation: objects with role (system, developer, user, assistant) and content.",
+        help="The conversation: objects with role (system, developer, user, assistant) and content, a text or a list of parts: "
+        "text, and for a model that was trained on them image_url and input_audio.",
         is_valid=bool,
         must_be="a list of messages that is not empty",
     )

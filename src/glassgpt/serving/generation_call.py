@@ -85,6 +85,12 @@ class GenerationCall:
         return sum(len(plan.tokens) for plan in self.plans)
 
     @property
+    def has_media(self) -> bool:
+        """True if a prompt contains pictures or sound, whose ids nobody else can use."""
+        vocab_size = self.version.weights.tokenizer.vocab_size
+        return any(max(plan.tokens) >= vocab_size for plan in self.plans)
+
+    @property
     def n_samples(self) -> int:
         """Samples of all prompts that are generated."""
         return sum(plan.request.options.num_samples for plan in self.plans if plan.request is not None)
@@ -140,6 +146,7 @@ async def prepare_call(
     prompt_logprobs: int | None = None,
     constraint: Constraint | None = None,
     stop: Sequence[str] = (),
+    version: ModelVersion | None = None,
 ) -> GenerationCall:
     """Return the validated call; whatever may take long happens in a thread, with a time limit.
 
@@ -154,18 +161,23 @@ async def prepare_call(
         prompt_logprobs: see `PromptPlan.scored`.
         constraint: settings of constrained output that the fields do not give.
         stop: stop strings besides those of the request.
+        version: for which prompts contain ids of pictures and sound, which then cannot be truncated; None takes the current one.
 
     Raises:
         APIError: a prompt or an option is invalid, or compiling a constraint takes too long.
     """
-    version, limits = model.current, model.limits
+    limits, has_media = model.limits, version is not None
+    version = version or model.current
 
     def build() -> GenerationCall:
         try:
             context = version.weights.model.config.context_length
             most = context + 1 if max_tokens is None else max(1, max_tokens)
             options = build_options(values, limits, constraint or {}, stop, most)
-            tokens = [_fitting(prompt, context, options) for prompt in prompts()]
+            tokens = [*prompts()]
+            if not has_media:
+                _require_tokens(tokens, version.weights.tokenizer.vocab_size)
+                tokens = [_fitting(prompt, context, options) for prompt in tokens]
             require_sizes(tokens, options, max_tokens, version, limits)
             plans = [
                 _plan(version, prompt, options, values, max_tokens, logprobs, prompt_logprobs) for prompt in tokens
@@ -263,6 +275,18 @@ def _plan(
     ignore_end, adapter = values["ignore_eos"], version.weights.adapter
     request = version.thread.prepare(prompt, options, logprobs=logprobs, ignore_end=ignore_end, adapter=adapter)
     return PromptPlan(prompt, request if max_tokens != 0 else None, prompt_logprobs)
+
+
+def _require_tokens(prompts: Sequence[Sequence[int]], vocab_size: int) -> None:
+    """Check that prompts have ids of tokens only: the ids beyond stand for pictures and sounds, of whoever sent them."""
+    for prompt in prompts:
+        if prompt and not 0 <= min(prompt) <= max(prompt) < vocab_size:
+            invalid = next(token for token in prompt if not 0 <= token < vocab_size)
+            raise APIError(
+                f"the prompt contains the token id {invalid}; ids must be between 0 and {vocab_size - 1}, the vocabulary of "
+                "the model",
+                param="prompt",
+            )
 
 
 def _fitting(prompt: Sequence[int], context: int, options: GenerationOptions) -> Sequence[int]:

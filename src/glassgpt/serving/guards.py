@@ -26,7 +26,7 @@ SECURITY_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (
         b"content-security-policy",
-        b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; img-src data: 'self'; "
+        b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; img-src data: 'self'; media-src data:; "
         b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     ),
 )

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, suppress
+from contextlib import ExitStack, aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,12 +43,14 @@ class Call:
         size: bytes of the body.
         headers: that the handler adds to the response.
         request_id: of the response's header x-request-id.
+        held: what is released once the answer is complete, or the client has left.
     """
 
     body: dict[str, Any]
     size: int = 0
     headers: dict[str, str] = field(default_factory=dict[str, str])
     request_id: str = ""
+    held: ExitStack = field(default_factory=ExitStack)
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,11 @@ class Endpoint:
         try:
             call = await self._read(scope, receive)
             response.headers = call.headers
-            if self._has_body:
-                await _unless_disconnected(receive, self._answer(call, response))
-            else:
-                await self._answer(call, response)
+            with call.held:
+                if self._has_body:
+                    await _unless_disconnected(receive, self._answer(call, response))
+                else:
+                    await self._answer(call, response)
         except ClientDisconnectedError:
             return
         except APIError as error:

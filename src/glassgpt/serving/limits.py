@@ -31,6 +31,16 @@ class ServerLimits(CheckedOptions):
         group=SIZES,
         minimum=1,
     )
+    max_media: int = setting(16, help="Most pictures and sounds in a request.", group=SIZES, minimum=0)
+    max_media_bytes: int = setting(
+        20 << 20, help="Largest file that a request names in --media-folder, in bytes.", group=SIZES, minimum=1024
+    )
+    max_pixels: int = setting(
+        25_000_000, help="Most pixels of a picture; one with more is not decoded.", group=SIZES, minimum=1
+    )
+    max_seconds: float = setting(
+        60.0, help="Most seconds of a sound; a longer one is not decoded.", group=SIZES, above=0, maximum=3600
+    )
     max_queue: int = setting(
         256, help="Texts that may wait for a slot; beyond, the answer is 429 with Retry-After.", group=TIMES, minimum=0
     )

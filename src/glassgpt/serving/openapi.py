@@ -10,6 +10,7 @@ import glassgpt
 from glassgpt.schema import Setting
 from glassgpt.schema.type_hints import alternatives, is_mapping
 from glassgpt.serving import fields
+from glassgpt.serving.content_parts import AUDIO_FORMATS, AUDIO_TYPE, IMAGE_TYPES, TEXT_TYPES
 from glassgpt.serving.limits import ServerLimits
 
 JSON_TYPES: dict[Any, str] = {int: "integer", float: "number", str: "string", bool: "boolean"}
@@ -82,6 +83,7 @@ def openapi(limits: ServerLimits, *, has_key: bool, vocab_size: int) -> dict[str
     for name, properties in (("Chat", ("messages",)), ("Responses", ("input",))):
         for each in properties:
             _describe_messages(document["components"]["schemas"][name]["properties"][each])
+    _describe_media(document["components"]["schemas"]["Completion"]["properties"]["media"], limits)
     _limit_ids(document["components"]["schemas"], vocab_size)
     if has_key:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
@@ -161,12 +163,47 @@ def _schema(kind: Any, field: Setting, limits: ServerLimits, *, is_item: bool = 
     return schema
 
 
-def _describe_messages(field: dict[str, Any]) -> None:
-    part = {
+_TEXT_PART = {
+    "type": "object",
+    "required": ["type", "text"],
+    "properties": {"type": {"enum": [*TEXT_TYPES]}, "text": {"type": "string"}},
+}
+_URL = {"type": "string", "minLength": 1, "description": "A data: URL in base64, or a file: URL in --media-folder."}
+_MEDIA_PARTS = [
+    {
         "type": "object",
-        "required": ["type", "text"],
-        "properties": {"type": {"enum": ["text", "input_text", "output_text"]}, "text": {"type": "string"}},
-    }
+        "required": ["type", "image_url"],
+        "properties": {
+            "type": {"enum": [*IMAGE_TYPES]},
+            "image_url": {"anyOf": [_URL, {"type": "object", "required": ["url"], "properties": {"url": _URL}}]},
+        },
+    },
+    {
+        "type": "object",
+        "required": ["type", "input_audio"],
+        "properties": {
+            "type": {"const": AUDIO_TYPE},
+            "input_audio": {
+                "type": "object",
+                "required": ["data"],
+                "properties": {
+                    "data": {"type": "string", "minLength": 1, "description": "A file of sound in base64."},
+                    "format": {"enum": [*AUDIO_FORMATS]},
+                },
+            },
+        },
+    },
+]
+
+
+def _describe_media(field: dict[str, Any], limits: ServerLimits) -> None:
+    for option in field["anyOf"]:
+        if option.get("type") == "array":
+            option |= {"items": {"anyOf": _MEDIA_PARTS}, "maxItems": limits.max_media}
+
+
+def _describe_messages(field: dict[str, Any]) -> None:
+    part = {"anyOf": [_TEXT_PART, *_MEDIA_PARTS]}
     message = {
         "type": "object",
         "required": ["role", "content"],

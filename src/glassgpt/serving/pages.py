@@ -13,7 +13,7 @@ from typing import Any
 
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 OWN_FILES = (
-    "serve.css", "words.js", "client.js", "address.js", "settings.js", "tokens.js", "answer.js", "playground.js",
+    "serve.css", "words.js", "client.js", "address.js", "settings.js", "tokens.js", "answer.js", "media.js", "playground.js",
     "metrics.js", "dashboard.js", "main.js",
 )  # fmt: skip
 SHARED_FILES = ("page.css", "dom.js", "keys.js", "fragment.js")

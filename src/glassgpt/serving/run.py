@@ -20,6 +20,7 @@ from glassgpt.serving.app import create_app
 from glassgpt.serving.context import ServerContext
 from glassgpt.serving.document_answers import Documents, documents_model_name
 from glassgpt.serving.limits import ServerLimits
+from glassgpt.serving.media_folder import MediaFolder
 from glassgpt.serving.metrics import Metrics
 from glassgpt.serving.recording import Recorder
 from glassgpt.serving.served_model import ModelVersion, ServedModel, Weights
@@ -72,6 +73,7 @@ class ServerSettings:
         api_keys: one of them must be sent with each request; empty asks for none, on loopback only.
         hosts: further host names that requests may name.
         record: file for answers.
+        media_folder: whose files requests may name.
     """
 
     host: str = "127.0.0.1"
@@ -81,6 +83,7 @@ class ServerSettings:
     api_keys: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     record: Path | None = None
+    media_folder: Path | None = None
 
     def check(self) -> None:
         """Validate the address.
@@ -172,7 +175,8 @@ async def _serve(
     documents = {
         documents_model_name(source.name, name): each for source in sources for name, each in source.documents.items()
     }
-    context = ServerContext(models, limits, metrics, recorder, documents)
+    folder = None if settings.media_folder is None else MediaFolder.open(settings.media_folder)
+    context = ServerContext(models, limits, metrics, recorder, documents, media_folder=folder)
     app = create_app(context, hosts=settings.allowed_hosts, api_keys=settings.api_keys)
 
     def drain() -> None:

@@ -7,8 +7,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,6 +16,7 @@ from glassgpt.data.chat.jinja_template import Template
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.generation.engine.interfaces import DecoderFactory
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.multimodal.model import MultimodalModel
 from glassgpt.serving.engine_thread import EngineThread
 from glassgpt.serving.errors import APIError
 from glassgpt.serving.jobs import Inbox, Job, Result
@@ -39,6 +40,7 @@ class Weights:
         adapters: by name, the adapters of these weights that share them and the engine.
         decoder: builds the decoder of weights with adapters; None takes that of `exact_engine`.
         adapter: name of the adapter in the engine of its base; empty for weights that have an engine of their own.
+        encoder: encodes pictures and sound for `model`, whose embedding is a `VectorTable`; None of a model of text.
     """
 
     model: LanguageModel
@@ -50,6 +52,7 @@ class Weights:
     adapters: Mapping[str, Weights] = field(default_factory=dict[str, "Weights"])
     decoder: DecoderFactory | None = None
     adapter: str = ""
+    encoder: MultimodalModel | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -67,12 +70,14 @@ class ModelVersion:
         thread: runs it.
         jobs: those that are not complete.
         sharing: all versions on the thread, this one included: the weights and their adapters.
+        n_keepers: requests that will bring further jobs.
     """
 
     weights: Weights
     thread: EngineThread
     jobs: set[Job] = field(default_factory=set[Job])
     sharing: list[ModelVersion] = field(default_factory=list["ModelVersion"])
+    n_keepers: int = 0
 
     def __post_init__(self) -> None:
         self.sharing.append(self)
@@ -153,9 +158,19 @@ class ServedModel:
 
     def _retire(self) -> None:
         for version in self._versions[:-1]:
-            if not version.jobs:
+            if not version.jobs and not version.n_keepers:
                 version.thread.stop()
                 self._versions.remove(version)
+
+    @contextmanager
+    def keeping(self, version: ModelVersion) -> Generator[None]:
+        """Keep a version for a request whose jobs follow each other, also while it has none."""
+        version.n_keepers += 1
+        try:
+            yield
+        finally:
+            version.n_keepers -= 1
+            self._retire()
 
     def counts(self) -> tuple[int, int, float]:
         """Return how many texts are running, how many are waiting, and the share of the KV cache in use."""

@@ -13,6 +13,7 @@ models (`jinja_template.py`); a model without one gets a plain transcript.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,7 +47,12 @@ class ChatTemplate:
     roles: tuple[str, ...] = field(default=("system", "user", "assistant"))
 
     def encode(
-        self, tokenizer: Tokenizer, messages: Sequence[tuple[str, str]], *, parse_special_tokens: bool = False
+        self,
+        tokenizer: Tokenizer,
+        messages: Sequence[tuple[str, str]],
+        *,
+        parse_special_tokens: bool = False,
+        inserted: Mapping[str, str] | None = None,
     ) -> list[int]:
         """Return the ids of the prompt.
 
@@ -54,9 +60,16 @@ class ChatTemplate:
             tokenizer: the model's.
             messages: (role, text) pairs.
             parse_special_tokens: whether a special token that is spelled out becomes its id.
+            inserted: characters in the messages, and the special token that replaces each.
         """
         encode = tokenizer.encode_with_special_tokens if parse_special_tokens else tokenizer.encode
-        return encode(self.prompt(messages))
+        prompt = self.prompt(messages)
+        if not inserted:
+            return encode(prompt)
+        ids: list[int] = []
+        for part in re.split(f"([{''.join(inserted)}])", prompt):
+            ids += [tokenizer.special_tokens[inserted[part]]] if part in inserted else encode(part)
+        return ids
 
     def prompt(self, messages: Sequence[tuple[str, str]]) -> str:
         """Return the text that the assistant's next message continues.

@@ -7,7 +7,7 @@ is spelled out in a message stays ordinary text, so that nobody ends a turn or b
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,12 @@ class JinjaTemplate:
     roles: tuple[str, ...] = ROLES
 
     def encode(
-        self, tokenizer: Tokenizer, messages: Sequence[tuple[str, str]], *, parse_special_tokens: bool = False
+        self,
+        tokenizer: Tokenizer,
+        messages: Sequence[tuple[str, str]],
+        *,
+        parse_special_tokens: bool = False,
+        inserted: Mapping[str, str] | None = None,
     ) -> list[int]:
         """Return the ids of the prompt that the assistant's next message continues.
 
@@ -58,15 +63,17 @@ class JinjaTemplate:
             tokenizer: the model's.
             messages: (role, text) pairs.
             parse_special_tokens: whether a special token that is spelled out in a message becomes its id.
+            inserted: noncharacters in the messages, and the special token that replaces each.
 
         Raises:
             GenerationError: the template refuses the messages, or fails.
         """
-        if parse_special_tokens:
-            return tokenizer.encode_with_special_tokens(self.prompt(tokenizer, messages))
-        [breaker] = unused_noncharacters(messages, 1)
-        hidden = [(role, hide_special_tokens(tokenizer, text, breaker)) for role, text in messages]
-        return tokenizer.encode_with_special_tokens(self.prompt(tokenizer, hidden), breaker)
+        breaker = "" if parse_special_tokens else unused_noncharacters(messages, 1)[0]
+        if breaker:
+            messages = [(role, hide_special_tokens(tokenizer, text, breaker)) for role, text in messages]
+        for mark, name in (inserted or {}).items():
+            messages = [(role, text.replace(mark, name)) for role, text in messages]
+        return tokenizer.encode_with_special_tokens(self.prompt(tokenizer, messages), breaker)
 
     def prompt(self, tokenizer: Tokenizer, messages: Sequence[tuple[str, str]]) -> str:
         """Return the text of the prompt; see `write`."""

@@ -2,6 +2,7 @@
 import { button, choices, make, row, select, tell } from "./dom.js";
 import { answerView } from "./answer.js";
 import { post, stream } from "./client.js";
+import { attach, attachedNow, attachments, modalitiesOf, partOf, preview, takeAttached } from "./media.js";
 import { settingsForm } from "./settings.js";
 import { TokenReader, fitToText, tokensOf } from "./tokens.js";
 
@@ -38,7 +39,7 @@ function paneSection(view, at) {
   if (!api.models.some((model) => model.id === chosen.model)) chosen.model = api.models[0].id;
   const models = select(`${id}-model`, words.model, api.models.map((model) => [model.id, `${model.id} · ${words.step} ${model.step}`]), chosen.model, (model) => {
     chosen.model = model;
-    view.save();
+    view.redraw(); // another model may know other kinds of files
   });
   const settings = make("details", { id: `${id}-settings` }, make("summary", { textContent: words.settingsOf }),
     settingsForm(id, words, api.schemas[SCHEMAS[state.mode]], { settings: chosen.settings, invalid: pane.invalid }, view.save));
@@ -55,7 +56,7 @@ function drawItems(view, pane) {
 
 function message(view, item) {
   const { words } = view;
-  if (item.role === "user") return make("div", { className: "message user" }, make("b", { textContent: words.you }), make("div", { className: "said", dir: "auto", textContent: item.text }));
+  if (item.role === "user") return make("div", { className: "message user" }, make("b", { textContent: words.you }), ...item.media.map((each) => preview(words, each)), make("div", { className: "said", dir: "auto", textContent: item.text }));
   item.view = answerView(words, item, { explain: explanation, message: view.message });
   return make("div", { className: "message" }, item.mode === "chat" ? make("b", { textContent: item.model }) : null, item.view.element);
 
@@ -87,6 +88,12 @@ function askForm(view) {
     event.preventDefault();
     if (!isRunning()) send(view);
   };
+  text.onpaste = (event) => {
+    const files = [...event.clipboardData.files];
+    if (!files.length || !modalitiesOf(view).length) return;
+    event.preventDefault();
+    attach(view, files);
+  };
   const form = make("form", { className: "prompting" }, text, make("button", { className: "main", id: "send", textContent: isRunning() ? words.stop : words.send[state.mode] }));
   form.onsubmit = (event) => {
     event.preventDefault();
@@ -102,11 +109,12 @@ function askForm(view) {
   const mode = choices("mode", words.mode, modes.map((each) => words.modes[each]), modes.indexOf(state.mode), (at) => view.choose({ mode: modes[at] }));
   const tools = row(mode, make("label", { className: "check" }, compare, words.compare), make("label", {}, `${words.seed} `, seed),
     button(words.clear, () => clear(view), { id: "clear" }));
-  return make("div", { className: "ask-form" }, form, tools);
+  return make("div", { className: "ask-form" }, form, attachments(view), tools);
 }
 
 function clear(view) {
   stop();
+  takeAttached();
   for (const pane of panes) pane.items[view.state.mode] = [];
   view.redraw();
 }
@@ -116,12 +124,15 @@ async function send(view) {
   const shown = state.compare ? [0, 1] : [0];
   const invalid = shown.flatMap((at) => [...panes[at].invalid]);
   if (invalid.length) return view.say(new Error(words.invalid(invalid.join(", "))));
-  if (state.mode === "chat" && !state.prompt.trim()) return;
+  if (state.mode === "chat" && !state.prompt.trim() && !attachedNow().length) return;
   view.say(null);
   const text = state.prompt;
   const seed = state.seed === "" ? crypto.getRandomValues(new Uint32Array(1))[0] : Number(state.seed);
-  if (state.mode === "chat") state.prompt = document.getElementById("prompt").value = "";
-  const answers = shown.map((at) => generate(view, at, state.mode, text, seed));
+  const isChat = state.mode === "chat";
+  const media = isChat ? takeAttached() : attachedNow();
+  if (isChat) state.prompt = document.getElementById("prompt").value = "";
+  const answers = shown.map((at) => generate(view, at, state.mode, { text, media }, seed));
+  if (isChat && media.length) view.redraw();
   label(view);
   tell("");
   const given = await Promise.all(answers);
@@ -139,28 +150,32 @@ function label({ words, state }) {
 function messagesOf(items) {
   const messages = [];
   for (const [at, item] of items.entries()) {
-    if (item.role !== "user" && item.text) messages.push({ role: "user", content: items[at - 1].text }, { role: "assistant", content: item.text });
+    if (item.role !== "user" && item.text) messages.push({ role: "user", content: contentOf(items[at - 1]) }, { role: "assistant", content: item.text });
   }
   return messages;
 }
 
-function requestOf(view, at, mode, text, seed) {
-  const { model, settings } = view.state.panes[at];
-  const common = { model, seed, ...settings };
-  if (mode === "completion") return { ...common, prompt: text, logprobs: TOP };
-  const isQuoting = view.api.models.find(({ id }) => id === model)?.passages !== undefined; // its answers have sources, not tokens
-  const tokens = isQuoting ? {} : { logprobs: true, top_logprobs: TOP };
-  return { ...common, messages: [...messagesOf(panes[at].items.chat), { role: "user", content: text }], ...tokens };
+function contentOf({ text, media }) {
+  return media.length ? [...media.map(partOf), ...(text ? [{ type: "text", text }] : [])] : text;
 }
 
-async function generate(view, at, mode, text, seed) {
+function requestOf(view, at, mode, given, seed) {
+  const { model, settings } = view.state.panes[at];
+  const common = { model, seed, ...settings };
+  if (mode === "completion") return { ...common, prompt: given.text, ...(given.media.length ? { media: given.media.map(partOf) } : {}), logprobs: TOP };
+  const isQuoting = view.api.models.find(({ id }) => id === model)?.passages !== undefined; // its answers have sources, not tokens
+  const tokens = isQuoting ? {} : { logprobs: true, top_logprobs: TOP };
+  return { ...common, messages: [...messagesOf(panes[at].items.chat), { role: "user", content: contentOf(given) }], ...tokens };
+}
+
+async function generate(view, at, mode, given, seed) {
   const pane = panes[at];
-  const request = requestOf(view, at, mode, text, seed);
+  const request = requestOf(view, at, mode, given, seed);
   const answer = { mode, request, model: request.model, seed, tokens: [], text: "", finish: null, step: null, error: null, explanation: null };
   if (mode === "completion") {
-    answer.prompt = text;
+    answer.prompt = given.text;
     pane.items.completion = [answer];
-  } else pane.items.chat.push({ role: "user", text }, answer);
+  } else pane.items.chat.push({ role: "user", ...given }, answer);
   drawItems(view, pane);
   pane.control = new AbortController();
   const reader = new TokenReader(mode === "chat");

@@ -2,7 +2,7 @@
 import { make, select } from "./dom.js";
 
 // Fields that the page fills in itself.
-const OWN = new Set(["model", "prompt", "suffix", "messages", "stream", "stream_options", "echo", "logprobs", "top_logprobs", "prompt_logprobs", "explain", "n", "seed", "response_format", "max_completion_tokens"]);
+const OWN = new Set(["model", "prompt", "media", "suffix", "messages", "stream", "stream_options", "echo", "logprobs", "top_logprobs", "prompt_logprobs", "explain", "n", "seed", "response_format", "max_completion_tokens"]);
 export const FIRST_GROUP = "Sampling";
 
 // [name, property] of each setting, by group, the most used group first.

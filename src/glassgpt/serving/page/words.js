@@ -8,6 +8,7 @@ const WORDS = {
     key: "API key", keyHelp: "This server asks for an API key. It is kept until this tab is closed, and sent to this server only.", useKey: "Use this key", keyRefused: "The server did not accept this key.",
     modes: { completion: "Completion", chat: "Chat" }, mode: "Mode", compare: "compare two", seed: "seed", random: "random", clear: "Clear",
     prompts: { completion: "Text to continue", chat: "Your message" }, send: { completion: "Continue this text", chat: "Send" }, stop: "Stop",
+    attach: "Attach…", attached: (names) => `Attached: ${names}`, remove: (name) => `Remove ${name}`, removed: (name) => `Removed: ${name}`, cannotAttach: (names) => `The model does not know this kind of file: ${names}`,
     model: "Model", models: "Models", step: "step", settingsOf: "Settings", you: "You", answer: "Answer", token: "token",
     groups: { "": "Request" }, settings: {}, // as the server describes them
     invalid: (names) => `These settings cannot be read: ${names}`,
@@ -28,6 +29,7 @@ const WORDS = {
     key: "API 키", keyHelp: "이 서버는 API 키를 요구합니다. 키는 이 탭을 닫을 때까지만 남고, 이 서버에만 보냅니다.", useKey: "이 키 쓰기", keyRefused: "서버가 이 키를 받아들이지 않았습니다.",
     modes: { completion: "이어 쓰기", chat: "대화" }, mode: "방식", compare: "둘을 비교", seed: "시드", random: "무작위", clear: "지우기",
     prompts: { completion: "이어 쓸 글", chat: "보낼 메시지" }, send: { completion: "이어 쓰기", chat: "보내기" }, stop: "멈추기",
+    attach: "첨부…", attached: (names) => `첨부함: ${names}`, remove: (name) => `${name} 빼기`, removed: (name) => `뺌: ${name}`, cannotAttach: (names) => `이 모델이 모르는 종류의 파일입니다: ${names}`,
     model: "모델", models: "모델", step: "스텝", settingsOf: "설정", you: "나", answer: "답", token: "토큰",
     groups: { Sampling: "샘플링", Repetition: "반복", "Words and format": "낱말과 형식", "Length and stopping": "길이와 끝", "Prompt and output": "프롬프트와 출력", "": "요청" },
     settings: {
