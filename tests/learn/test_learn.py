@@ -183,6 +183,12 @@ def test_unsolved_exercise_that_is_used_is_named(run_main, started, forked_check
     assert "not solved" not in run_main("learn", "check", "9.2")[1]  # 9.1 was solved before
 
 
+def test_an_argument_with_the_name_of_an_exercise_is_no_use_of_it(run_main, started, forked_check):
+    write(started, "\ndef pairs(tokens, softmax=1):\n    pairs = tokens\n    return softmax, pairs\n")
+    code, out, _ = run_main("learn", "check", "9.2")
+    assert (code, "not the expected result" in out, "it uses" in out) == (1, True, False)
+
+
 def test_untouched_exercises_are_not_begun(run_main, started, forked_check):
     code, out, _ = run_main("learn", "check", "9")
     assert code == 1

@@ -69,8 +69,10 @@ def used_exercises(file: Path, numbers: Mapping[str, str]) -> dict[str, tuple[st
     found: dict[str, tuple[str, ...]] = {}
     for each in tree.body:
         if isinstance(each, ast.FunctionDef | ast.ClassDef):
-            names = [node for node in ast.walk(each) if isinstance(node, ast.Name)]
-            own = {each.name, *(name.id for name in names if isinstance(name.ctx, ast.Store))}
+            nodes = list(ast.walk(each))
+            names = [node for node in nodes if isinstance(node, ast.Name)]
+            own = {each.name, *(node.arg for node in nodes if isinstance(node, ast.arg))}
+            own |= {name.id for name in names if isinstance(name.ctx, ast.Store)}
             used = {name.id for name in names} - own
             found[each.name] = tuple(sorted(numbers[name] for name in used & numbers.keys()))
     return found
