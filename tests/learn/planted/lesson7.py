@@ -180,6 +180,10 @@ def sample(probabilities, uniform):
     ends = probabilities.cumsum(0)
     return (ends <= uniform[:, None]).sum(1).clamp(max=probabilities.shape[1] - 1)
 """,
+        "past-the-end": """
+def sample(probabilities, uniform):
+    return (probabilities.cumsum(-1) < uniform[:, None]).sum(-1)
+""",
         "no-sum": """
 def sample(probabilities, uniform):
     out = []

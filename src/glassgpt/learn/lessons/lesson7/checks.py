@@ -160,6 +160,7 @@ EXERCISES = (
             Mistake("same-number", mistakes.sample_same_number),
             Mistake("over-batch", mistakes.sample_sum_over_batch),
             Mistake("no-sum", mistakes.sample_without_sum),
+            Mistake("past-the-end", mistakes.sample_past_the_end),
         ),
     ),
     Exercise(

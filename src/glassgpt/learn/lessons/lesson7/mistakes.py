@@ -168,6 +168,11 @@ def sample_sum_over_batch(probabilities: Tensor, uniform: Tensor) -> Tensor:
     return (ends <= uniform[:, None]).sum(dim=-1).clamp(max=probabilities.size(-1) - 1)
 
 
+def sample_past_the_end(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """Count the ends before the number, which are all of them if rounding has left the last one below it."""
+    return (probabilities.cumsum(dim=-1) <= uniform[:, None]).sum(dim=-1)
+
+
 def sample_without_sum(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """Take the first token whose own probability exceeds the number."""
     return (probabilities > uniform[:, None]).int().argmax(dim=-1)
