@@ -1,7 +1,9 @@
 """Rows and folders become documents; whatever is wrong is named by file and line."""
 
 import base64
+import gzip
 import json
+import lzma
 import os
 
 import pytest
@@ -136,6 +138,16 @@ def test_bad_rows_are_skipped_up_to_the_number(tmp_path):
     assert unread == {"id"}
     with pytest.raises(DataError, match="line 5.*2 bad rows were skipped before"):
         list(read_row_file(path, BadRows(2), set()))
+
+
+@pytest.mark.parametrize(("suffix", "compress"), [(".gz", gzip.compress), (".xz", lzma.compress)])
+def test_compressed_rows(tmp_path, suffix, compress):
+    path = tmp_path / f"rows.jsonl{suffix}"
+    path.write_bytes(compress(b'{"text": "one"}\n{"text": "two"}\n'))
+    assert len(list(read_row_file(path, BadRows(), set()))) == 2
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DataError, match="is truncated or not what its name says"):
+        list(read_row_file(path, BadRows(), set()))
 
 
 class Notes(PrepareObserver):

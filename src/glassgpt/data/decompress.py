@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -54,6 +55,28 @@ def expansion_problem(label: str, limit: int) -> str:
         f"{label} expands to more than {limit >> 20:,} MB, {MAX_EXPANSION} times its size or more: it looks like a "
         "decompression bomb; if it is not, decompress it first"
     )
+
+
+def opened(
+    path: Path, stack: ExitStack, label: str, buffer_bytes: int = io.DEFAULT_BUFFER_SIZE
+) -> tuple[IO[bytes], IO[bytes]]:
+    """Open a file that may be compressed.
+
+    Args:
+        path: the file.
+        stack: closes what is opened.
+        label: name of the file, for the error message.
+        buffer_bytes: size of the buffer.
+
+    Returns:
+        Its decompressed bytes, which end with a `DataError` if it looks like a decompression bomb, and the file itself.
+    """
+    raw = stack.enter_context(path.open("rb", buffering=buffer_bytes))
+    if not is_compressed(path):
+        return raw, raw
+    stream = stack.enter_context(decompressed(raw, path))
+    limit = max_expanded_bytes(path.stat().st_size)
+    return cast("IO[bytes]", io.BufferedReader(Bounded(stream, limit, label), buffer_bytes)), raw
 
 
 class Bounded(io.RawIOBase):

@@ -19,11 +19,10 @@ from typing import IO, Any, Literal, cast
 from glassgpt.data import json_rows, text_cuts
 from glassgpt.data.bad_rows import BadRows
 from glassgpt.data.decompress import (
-    Bounded,
-    decompressed,
     expansion_problem,
     is_compressed,
     max_expanded_bytes,
+    opened,
     uncompressed_suffix,
 )
 from glassgpt.data.documents import Document
@@ -315,16 +314,13 @@ def _seekable(stream: IO[bytes], source: FileSource) -> Generator[IO[bytes], Non
 def _open(source: FileSource) -> Generator[tuple[IO[bytes], Callable[[], int]], None, None]:
     """Yield the decompressed bytes of a file, as UTF-8, and a function that returns how many were read from disk."""
     try:
-        with ExitStack() as opened:
-            raw = opened.enter_context(source.path.open("rb", buffering=FILE_BUFFER_BYTES))
+        with ExitStack() as stack:
             if source.span:
+                raw = stack.enter_context(source.path.open("rb", buffering=FILE_BUFFER_BYTES))
                 stream = cast("IO[bytes]", io.BufferedReader(ByteRange(raw, *source.span), FILE_BUFFER_BYTES))
                 yield stream, lambda: raw.tell() - source.span[0] if source.span else 0
                 return
-            stream = opened.enter_context(decompressed(raw, source.path))
-            if is_compressed(source.path):
-                limit = max_expanded_bytes(source.size)
-                stream = cast("IO[bytes]", io.BufferedReader(Bounded(stream, limit, source.label), FILE_BUFFER_BYTES))
+            stream, raw = opened(source.path, stack, source.label, FILE_BUFFER_BYTES)
             if source.options.encoding and source.format != "parquet":
                 stream = cast("IO[bytes]", io.BufferedReader(Transcoder(stream, source.options.encoding)))
             yield stream, raw.tell

@@ -9,6 +9,7 @@ from pathlib import Path
 from glassgpt.data.bad_rows import BadRows
 from glassgpt.data.chat.jinja_template import read_template
 from glassgpt.data.chat.plain import PLAIN_TEMPLATE
+from glassgpt.data.decompress import uncompressed_suffix
 from glassgpt.data.observer import PrepareObserver
 from glassgpt.data.staging import staged_folder
 from glassgpt.data.threads import worker_threads
@@ -72,7 +73,7 @@ class _Reader:
     def _documents(self, path: Path) -> Iterator[SourceDocument]:
         if path.is_dir():
             return read_folder(path, self.bad_rows, self.observer, follow_links=self.options.follow_links)
-        if path.suffix.lower() in ROW_SUFFIXES:
+        if uncompressed_suffix(path) in ROW_SUFFIXES:
             return read_row_file(path, self.bad_rows, self.unread)
         return _text_file(path)
 
@@ -87,8 +88,12 @@ def _require_sources(names: Sequence[str]) -> None:
     for path in map(Path, names):
         if not path.is_dir() and not path.is_file():
             raise WrongDataError(f"source {str(path)!r} not found; give {kinds}")
-        if path.is_file() and path.suffix.lower() not in (*ROW_SUFFIXES, *TEXT_SUFFIXES):
+        if path.is_file() and not _is_read(path):
             raise WrongDataError(f"{path} is no source of documents; give {kinds}")
+
+
+def _is_read(path: Path) -> bool:
+    return uncompressed_suffix(path) in ROW_SUFFIXES or path.suffix.lower() in TEXT_SUFFIXES
 
 
 def _text_file(path: Path) -> Iterator[SourceDocument]:

@@ -13,13 +13,18 @@ from __future__ import annotations
 
 import base64
 import binascii
+import gzip
+import lzma
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from glassgpt.data.bad_rows import BadRows
 from glassgpt.data.chat.messages import ROLES, Message, Role, check_order
+from glassgpt.data.decompress import opened
 from glassgpt.data.json_rows import decode_line, lines, parse_row, too_long
 from glassgpt.errors import DataError, WrongDataError
 from glassgpt.multimodal.media import MODALITIES, Modality
@@ -81,7 +86,7 @@ def read_row_file(path: Path, bad_rows: BadRows, unread: set[str]) -> Iterator[S
     """Yield the documents of a file of rows.
 
     Args:
-        path: the file.
+        path: the file; it may be compressed (.gz, .xz, .zst).
         bad_rows: receives the rows that cannot be used.
         unread: receives the keys that are not read.
 
@@ -90,7 +95,8 @@ def read_row_file(path: Path, bad_rows: BadRows, unread: set[str]) -> Iterator[S
         DataError: there are too many bad rows.
     """
     try:
-        with path.open("rb") as stream:
+        with ExitStack() as stack:
+            stream, _ = opened(path, stack, str(path))
             for number, line in enumerate(lines(stream), start=1):
                 origin = f"{path}, line {number}"
                 if line is not None and not line.strip():
@@ -99,6 +105,8 @@ def read_row_file(path: Path, bad_rows: BadRows, unread: set[str]) -> Iterator[S
                     yield _read_line(line, path.parent, origin, unread, first=number == 1)
                 except DataError as error:
                     bad_rows.skip(origin, error)
+    except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is truncated or not what its name says: {error}") from error
     except OSError as error:
         raise WrongDataError(f"{path} cannot be read: {error.strerror}") from error
 
