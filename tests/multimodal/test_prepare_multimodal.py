@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 from multimodal_helpers import document, picture, sound
 from PIL import Image
 
+from glassgpt.adaptation import replay
+from glassgpt.compression import distillation
+from glassgpt.data import chat
 from glassgpt.data.observer import PrepareObserver
 from glassgpt.errors import DataError, MissingExtraError, UsageError
 from glassgpt.multimodal.dataset import MEDIA, STARTS, SUPERVISED, MultimodalDataset
@@ -275,6 +278,20 @@ def test_sources_that_do_not_exist_or_are_of_another_kind(source, tmp_path):
         prepare(tmp_path / "data", source / "rows.jsonl", "none.jsonl")
     with pytest.raises(UsageError, match="1.png is no source of documents"):
         prepare(tmp_path / "data", source / "pictures/1.png")
+
+
+def test_commands_on_text_refuse_documents_with_media(source, tmp_path):
+    folder = prepare(tmp_path / "data", source / "rows.jsonl").folder
+    with pytest.raises(
+        UsageError, match="holds documents with pictures and sound, which cannot be continued as a text"
+    ):
+        chat.dataset.require_text(folder)
+    with pytest.raises(
+        UsageError, match="holds documents with pictures and sound, but a smaller model learns from text"
+    ):
+        distillation.require_text(folder)
+    with pytest.raises(UsageError, match="which holds documents with pictures and sound; name a dataset of text"):
+        replay.open_old_text(folder, "", tmp_path)
 
 
 # The split.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from glassgpt.adaptation.config import ReplayConfig
 from glassgpt.data.chat.dataset import is_conversations, open_dataset
+from glassgpt.data.folder_kinds import rows_in
 from glassgpt.data.remote.folder import dataset_folder
 from glassgpt.data.shards import Split, TokenArray, TokenDataset
 from glassgpt.errors import DataError, WrongDataError, WrongTokenizerError
@@ -122,11 +123,11 @@ def open_old_text(folder: Path, fingerprint: str, new: Path) -> TokenDataset:
         new: what names that tokenizer, for messages.
 
     Raises:
-        DataError: it cannot be opened, or consists of conversations.
+        DataError: it cannot be opened, or consists of conversations or documents with media.
         WrongTokenizerError: it was prepared with another tokenizer.
     """
-    if is_conversations(folder):  # their padding and questions would be learned
-        raise WrongDataError(f"replay.data is {folder}, which holds conversations; name a dataset of text")
+    if rows := rows_in(folder):  # their padding and questions would be learned
+        raise WrongDataError(f"replay.data is {folder}, which holds {rows}; name a dataset of text")
     old = TokenDataset.open(folder)
     if old.tokenizer_fingerprint != fingerprint:
         raise WrongTokenizerError(

@@ -20,7 +20,7 @@ from glassgpt.compression.report import CompressionReport, compare_models, store
 from glassgpt.compression.search import Candidate
 from glassgpt.compression.sensitivity import Sensitivity, measure_sensitivity
 from glassgpt.config import RunConfig, held_out_folder
-from glassgpt.data.chat.dataset import is_conversations
+from glassgpt.data.folder_kinds import rows_in
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.verification import verify_once
 from glassgpt.errors import UsageError
@@ -62,10 +62,8 @@ class OpenedSource:
     def __init__(self, source: CompressionSource, observer: EvaluationObserver | None, *, reads_text: bool) -> None:
         self.source, self.observer = source, ConsoleObserver() if observer is None else observer
         folder = held_out_folder(Path(source.run), source.data)
-        if is_conversations(folder):
-            raise UsageError(
-                f"{folder} holds conversations; to measure what is lost, add --data DIR with a dataset of text"
-            )
+        if rows := rows_in(folder):
+            raise UsageError(f"{folder} holds {rows}; to measure what is lost, add --data DIR with a dataset of text")
         self.dataset = TokenDataset.open(folder)
         loaded, self.checkpoint = load_checkpoint(source.run, source.checkpoint, source.device, "auto", 1)
         self.loaded: LoadedModel = loaded

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from glassgpt.compression.methods.base import CompressionMethod
-from glassgpt.data.chat.dataset import is_conversations
+from glassgpt.data.folder_kinds import rows_in
 from glassgpt.errors import UsageError
 from glassgpt.model.config import SHAPE_FIELDS, ModelConfig
 from glassgpt.training.config import TrainConfig
@@ -79,12 +79,12 @@ def require_text(data: Path) -> None:
     """Check that a dataset is one that a model can learn another one's predictions of.
 
     Raises:
-        UsageError: it consists of conversations.
+        UsageError: it consists of conversations, or of documents with media.
     """
-    if is_conversations(data):
+    if rows := rows_in(data):
         raise UsageError(
-            f"{data} holds conversations, but a smaller model learns from text; add --data DIR with text, "
-            f"and fine-tune the result on the conversations"
+            f"{data} holds {rows}, but a smaller model learns from text; add --data DIR with text, "
+            f"and fine-tune the result on these"
         )
 
 

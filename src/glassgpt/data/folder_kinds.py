@@ -10,6 +10,8 @@ from pathlib import Path
 
 DATASET_FILE, RUN_FILE, MODEL_FILE = "dataset.json", "config.toml", "config.json"
 """The file by which each kind of folder is recognized: a dataset, a run, a model in Hugging Face format."""
+ROW_FILES = {"conversations.json": "conversations", "multimodal.json": "documents with pictures and sound"}
+"""Content of datasets whose rows are not passages of a text, by the file that says so."""
 CHECKPOINTS = "checkpoints"
 
 
@@ -53,6 +55,11 @@ def not_a_model(path: Path) -> str:
         return f"{path} is a run already; it needs no import: use it as it is"
     other = _other_kind(path, MODEL_FILE)
     return f"{path} is {other or 'not a Hugging Face model'}: it has no {MODEL_FILE}"
+
+
+def rows_in(folder: Path) -> str:
+    """Return what the rows of a dataset hold; empty for a dataset of text."""
+    return next((kind for file, kind in ROW_FILES.items() if (folder / file).is_file()), "")
 
 
 def _other_kind(path: Path, wanted: str) -> str:

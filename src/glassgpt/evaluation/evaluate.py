@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from glassgpt.data.chat.dataset import ConversationDataset
+from glassgpt.data.folder_kinds import rows_in
 from glassgpt.data.shards import TokenDataset
 from glassgpt.errors import CheckpointError, UsageError
 from glassgpt.evaluation.coherence import Embedder, EmbeddingModel, ModelStates
@@ -95,9 +95,9 @@ def evaluate(
         CheckpointError: the loss is NaN.
     """
     # Everything that can fail comes first, so that no error appears after minutes of work.
-    if isinstance(dataset, ConversationDataset) and (request.stride or request.per_document or request.context_length):
+    if (rows := rows_in(dataset.folder)) and (request.stride or request.per_document or request.context_length):
         raise UsageError(
-            f"{dataset.folder} holds conversations, each of which is evaluated by itself; leave out --stride, --per-document "
+            f"{dataset.folder} holds {rows}, each of which is evaluated by itself; leave out --stride, --per-document "
             "and --context-length"
         )
     request = request.resolve(model.config.context_length)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from glassgpt.data.chat.dataset import is_conversations
+from glassgpt.data.folder_kinds import rows_in
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import Tokenizer
 
@@ -39,7 +39,7 @@ class Repetition:
 def repeated_passages(dataset: TokenDataset, count: int, context_length: int) -> list[str]:
     """Return passages that end where the model can repeat what it has read, the most telling ones first.
 
-    Rare tokens are the most telling: a name says more than ", and". Conversations have none.
+    Rare tokens are the most telling: a name says more than ", and". Conversations and documents with media have none.
 
     Args:
         dataset: whose validation text is searched.
@@ -50,7 +50,7 @@ def repeated_passages(dataset: TokenDataset, count: int, context_length: int) ->
         DataError: the validation text is damaged.
     """
     validation = dataset.split("validation")
-    if is_conversations(dataset.folder):
+    if rows_in(dataset.folder):
         return []
     tokenizer = dataset.tokenizer
     tokens: list[int] = validation.read(0, min(MAX_READ, len(validation))).tolist()

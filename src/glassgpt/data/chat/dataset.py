@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from glassgpt.data.chat.rows import row_length_problem
 from glassgpt.data.files import read_regular
+from glassgpt.data.folder_kinds import rows_in
 from glassgpt.data.shard_format import ShardHeader
 from glassgpt.data.shards import SPLITS, Split, TokenDataset
 from glassgpt.data.summary import DatasetSummary
@@ -170,8 +171,12 @@ def require_text(folder: Path) -> None:
     """Check that a dataset is one of text, whose passages can be prompts.
 
     Raises:
-        UsageError: it consists of conversations, several of which share a row.
+        UsageError: it consists of conversations or documents with media, several of which share a row.
     """
+    if (rows := rows_in(folder)) and not is_conversations(folder):
+        raise UsageError(
+            f"{folder} holds {rows}, which cannot be continued as a text; give a dataset of text with --data DIR"
+        )
     if is_conversations(folder):
         raise UsageError(
             f"{folder} holds conversations, which cannot be continued as a text; give a dataset of text with --data DIR, or "

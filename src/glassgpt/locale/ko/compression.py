@@ -71,8 +71,8 @@ MESSAGES = {
     "{}, but 2:4 sparsity needs multiples of 4": "{0:t}: 2:4 희소화에는 4의 배수가 필요합니다",
     "pruning weights": "가중치를 0으로 만드는 중",
     "the stored tensors of {} do not fit together": "{0}의 저장된 텐서들이 서로 맞지 않습니다",
-    "{} holds conversations, but a smaller model learns from text; add --data DIR with text, and fine-tune the result on the conversations": "{0}에는 대화가 들어 있지만 더 작은 모델은 글로 학습합니다. --data DIR로 글을 주고, 결과를 그 대화로 미세 조정하세요",
-    "{} holds conversations; to measure what is lost, add --data DIR with a dataset of text": "{0}에는 대화가 들어 있습니다. 무엇을 잃는지 재려면 --data DIR로 글 데이터셋을 주세요",
+    "{} holds {}, but a smaller model learns from text; add --data DIR with text, and fine-tune the result on these": "{0}에는 {1:t}이(가) 들어 있지만 더 작은 모델은 글로 학습합니다. --data DIR로 글을 주고, 결과를 그것으로 미세 조정하세요",
+    "{} holds {}; to measure what is lost, add --data DIR with a dataset of text": "{0}에는 {1:t}이(가) 들어 있습니다. 무엇을 잃는지 재려면 --data DIR로 글 데이터셋을 주세요",
     "{} stays untrained: out of memory; try a smaller --train.micro-batch-size": "{0}은(는) 메모리가 부족해 학습하지 못했습니다. --train.micro-batch-size를 줄여 보세요",
     "{} stays untrained: its loss is not finite; try a lower --train.learning-rate": "{0}은(는) 손실이 유한하지 않아 학습하지 못했습니다. --train.learning-rate를 낮춰 보세요",
 }

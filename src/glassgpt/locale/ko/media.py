@@ -77,6 +77,7 @@ MESSAGES = {
     "{} is truncated or damaged ({} bytes for {} records); {}": "{0} 파일이 중간에 끊겼거나 손상되었습니다(레코드 {2}개에 {1}바이트). {3:t}",
     "{} has {} lines for {} media; {}": "{0} 파일의 줄이 {1}개인데 그림과 소리는 {2}개입니다. {3:t}",
     "{} is damaged: it names shard {}; {}": "{0} 파일이 손상되었습니다. 샤드 {1}을(를) 가리킵니다. {2:t}",
+    "{} holds {}, which cannot be continued as a text; give a dataset of text with --data DIR": "{0}에는 {1:t}이(가) 들어 있어 글처럼 이어 쓸 수 없습니다. --data DIR로 글 데이터셋을 주세요",
     # the summary
     "rows of {} positions": "{0}위치짜리 행",
     "learned tokens": "배우는 토큰",

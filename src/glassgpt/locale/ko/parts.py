@@ -4,6 +4,8 @@ PARTS = {
     # hints that follow a message
     "prepare the data again": "데이터를 다시 준비하세요",
     "missing or null": "없음 또는 null",
+    "conversations": "대화",
+    "documents with pictures and sound": "그림과 소리가 든 문서",
     "the {} in the row": "행에 든 {0}",
     "text, image, audio, image_url or input_audio": "text, image, audio, image_url, input_audio 중 하나",
     "; {} rows were left out before": " (그 전에 행 {0}개를 뺐습니다)",
