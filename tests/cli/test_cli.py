@@ -268,6 +268,11 @@ def test_model_prints_gpt2_parameter_counts(run_main):
     assert "total: 124,439,808 parameters" in out
     assert "38,597,376" in out
     assert "FLOP per token to train" in out
+    assert "windows" not in out
+    windows = ("--model.arch", "modern", "--model.bias", "false", "--model.window", 8, "--model.window-pattern", "S")
+    code, out, _ = run_main("model", "nano", "--model.n-embd", 512, *windows)
+    assert code == 0
+    assert "which keeps only the windows: 0.1 MB" in out  # 2 layers, 8 + 1 of 64 positions; all of them are 0.5 MB
 
 
 def test_config_list_and_show(run_main):

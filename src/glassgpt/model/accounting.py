@@ -14,6 +14,7 @@ from glassgpt.model.build import meta_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.config_checks import LINEAR
 from glassgpt.model.recurrent_cache import RecurrentCache
+from glassgpt.model.window_cache import WindowCache
 
 FLOAT32_BYTES = 4
 ACTIVATION_BYTES_PER_VALUE = 34
@@ -127,6 +128,12 @@ def cache_bytes(config: ModelConfig, n_tokens: int, bytes_per_value: int = FLOAT
         return n_tokens * cache_bytes_per_token(config, bytes_per_value)
     dtype = torch.float32 if bytes_per_value == FLOAT32_BYTES else torch.bfloat16
     return RecurrentCache(config, 1, dtype=dtype, device="meta").n_bytes
+
+
+def window_cache_bytes(config: ModelConfig, bytes_per_value: int = FLOAT32_BYTES) -> int:
+    """Return the bytes of the cache of one full-context sequence that keeps only windows, where that is possible."""
+    dtype = torch.float32 if bytes_per_value == FLOAT32_BYTES else torch.bfloat16
+    return WindowCache(config, 1, dtype=dtype, device="meta").n_bytes
 
 
 def inference_memory(config: ModelConfig, batch_size: int, bytes_per_value: int = FLOAT32_BYTES) -> MemoryEstimate:

@@ -12,6 +12,7 @@ from glassgpt.model.accounting import (
     inference_memory,
     parameter_table,
     training_memory,
+    window_cache_bytes,
 )
 from glassgpt.model.config import GPT2_VOCAB_SIZE, ModelConfig
 
@@ -59,6 +60,9 @@ def _show_memory(config: ModelConfig) -> None:
     title = f"memory for one sequence of {config.context_length:,} tokens (weights in float32)"
     console.table(title, ("component", "to run", "to train (AdamW, 16-bit activations)"), rows)
     console.result(f"cache: {cache_bytes_per_token(config):,} bytes per token")
+    if config.window:
+        windows = _megabytes(window_cache_bytes(config))
+        console.result(f"cache where PyTorch decodes, which keeps only the windows: {windows}")
 
 
 def _megabytes(n_bytes: int) -> str:

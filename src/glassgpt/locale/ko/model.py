@@ -41,6 +41,7 @@ MESSAGES = {
     "compute: {}FLOP per token to train, {}FLOP per token to run": "계산량: 토큰당 학습 {0}FLOP, 추론 {1}FLOP",
     "total: {} parameters": "합계: 매개변수 {0}개",
     "cache: {} bytes per token": "캐시: 토큰당 {0}바이트",
+    "cache where PyTorch decodes, which keeps only the windows: {}": "PyTorch로 디코딩하는 곳의 캐시(윈도만 가짐): {0}",
     "the tokenizer sets vocab_size; counting with GPT-2's {}": "vocab_size는 토크나이저가 정합니다. 여기서는 GPT-2의 {0}(으)로 셉니다",
     "parameters": "매개변수",
     "name": "이름",
