@@ -1,4 +1,4 @@
-"""The language of the pages around their text: a Sphinx extension. It adds the switch, and Korean that the theme lacks."""
+"""The pages around their text: a Sphinx extension. It adds the switch of the language, and Korean and levels that the theme lacks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ OTHER = {"en": ("ko", "한국어"), "ko": ("en", "English")}
 KOREAN = {
     "Back to top": "맨 위로",
     "Home": "처음",
+    "Language": "언어",
     "Next": "다음",
     "On this page": "이 페이지에서",
     "Previous": "이전",
@@ -37,6 +38,12 @@ def add_switch(app: Sphinx, pagename: str, templatename: str, context: dict[str,
     context["other_language"] = {"code": code, "label": label, "link": Path(link).as_posix()}
 
 
+def add_levels(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
+    """Give the headings of the navigation a level, which the role that Sphinx gives them requires."""
+    tree: str = context.get("furo_navigation_tree") or ""
+    context["furo_navigation_tree"] = tree.replace('role="heading"', 'role="heading" aria-level="2"')
+
+
 def add_korean(app: Sphinx) -> None:
     """Let the theme's templates find their texts in `KOREAN` before Sphinx's own catalog."""
     if app.config.language != "ko":
@@ -53,4 +60,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register the extension."""
     app.connect("builder-inited", add_korean)
     app.connect("html-page-context", add_switch)
+    app.connect("html-page-context", add_levels, priority=900)  # after the theme, which makes the tree
     return {"parallel_read_safe": True, "parallel_write_safe": True}

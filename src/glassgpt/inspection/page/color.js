@@ -39,11 +39,17 @@ export function painter(kind, largest) {
   return { paint: (value) => pixels[Math.round(shareOf(kind, value, largest) * (SHADES - 1))], unseen: pixels[SHADES] };
 }
 
-// A background color and a readable text color on it.
+// Relative luminance of a color (WCAG 2), 0 … 1.
+function luminance(color) {
+  const [red, green, blue] = color.map((each) => (each / 255 <= 0.04045 ? each / 255 / 12.92 : ((each / 255 + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+}
+
+// A background color, and black or white for a text on it, whichever contrasts more: at least 4.5 to 1.
 export function backed(kind, value, largest) {
-  const [red, green, blue] = between(RAMPS[isDark() ? "dark" : "light"][kind], shareOf(kind, value, largest));
-  const isBright = 0.299 * red + 0.587 * green + 0.114 * blue > 140;
-  return { background: `rgb(${red} ${green} ${blue})`, color: isBright ? "#111" : "#fff" };
+  const color = between(RAMPS[isDark() ? "dark" : "light"][kind], shareOf(kind, value, largest));
+  const isBright = (luminance(color) + 0.05) ** 2 > 0.05 * 1.05;
+  return { background: `rgb(${color.join(" ")})`, color: isBright ? "#000" : "#fff" };
 }
 
 // Legend: a strip from the lowest to the highest value.

@@ -20,7 +20,7 @@ export const sumPanel = {
     const cosines = [null, attention, middle, mlp, output];
     const rows = words.sum.parts.map((name, at) => [name, barCell(figure(norms[at], 3), norms[at] / largest), cosines[at] === null ? "" : barCell(figure(cosines[at], 3), cosines[at])]);
     const picture = await channels(view).catch(unlessLeftOut(note(words.notSaved)));
-    return [where, make("div", { className: "grid wide" }, make("div", {}, table(["", words.length, words.sum.cosine], rows, { id: "sums" }), note(words.sum.hint)), picture)];
+    return [where, make("div", { className: "grid wide" }, make("div", {}, table([words.sum.vector, words.length, words.sum.cosine], rows, { id: "sums" }), note(words.sum.hint)), picture)];
   },
 };
 
