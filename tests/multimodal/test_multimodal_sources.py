@@ -5,14 +5,18 @@ import gzip
 import json
 import lzma
 import os
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from glassgpt.data.bad_rows import BadRows
 from glassgpt.data.observer import PrepareObserver
 from glassgpt.errors import DataError, WrongDataError
 from glassgpt.multimodal.folders import read_folder
-from glassgpt.multimodal.sources import MediaSource, SourceTurn, parse_document, read_row_file
+from glassgpt.multimodal.sources import KEYS, MediaSource, SourceTurn, parse_document, read_row_file
 
 
 def parse(row, base):
@@ -125,6 +129,22 @@ def test_mistakes_are_named_with_their_line(tmp_path, row, problem):
     with pytest.raises(DataError, match="^a.jsonl, line 1") as caught:
         parse(row, tmp_path)
     assert problem in str(caught.value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8) | st.sampled_from(["user", "assistant", "text", "image"]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(["role", "content", "weight", "type", "text", "image", "image_url", "url", "input_audio", "data"]), inner, max_size=4),
+    max_leaves=6,
+)  # fmt: skip
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), JSON, max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_any_row_is_a_document_or_a_data_error(row):
+    with suppress(DataError):  # any other error fails
+        document = parse(row, Path("folder"))
+        assert any(isinstance(part, str) and part.strip() for turn in document.turns for part in turn.parts)
 
 
 def test_bad_rows_are_skipped_up_to_the_number(tmp_path):

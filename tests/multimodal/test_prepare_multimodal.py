@@ -238,7 +238,8 @@ def test_what_does_not_fit_is_cut_or_dropped(source, tmp_path):
 
 def test_text_files_are_documents(source, tmp_path):
     (tmp_path / "book.txt").write_text("Once upon a time. " * 50)
-    dataset = prepare(tmp_path / "data", source / "rows.jsonl", tmp_path / "book.txt")
+    dataset = prepare(tmp_path / "data", source / "rows.jsonl", tmp_path / "book.txt", row_tokens=0)
+    assert dataset.multimodal.row_length == 257  # as for the rows alone: the book is cut
     assert any(
         "upon a time" in learned for _, learned, _ in documents_of(dataset) + documents_of(dataset, "validation")
     )

@@ -66,6 +66,11 @@ class Encoded:
         """Number of positions."""
         return len(self.tokens) + sum(place.positions for place in self.media)
 
+    @property
+    def can_be_cut(self) -> bool:
+        """True for a text of which each part is as good to learn as the whole."""
+        return not self.media and bool(self.supervised[1:].all())
+
     def part(self, start: int, end: int) -> Encoded:
         """Return the tokens `start` … `end - 1`, with the media that begin there."""
         media = tuple(place._replace(begin=place.begin - start) for place in self.media if start <= place.begin < end)
@@ -84,7 +89,7 @@ def fit(document: Encoded, row_length: int) -> list[Encoded]:
     """
     if document.length <= row_length:
         return [document]
-    if not document.media and document.supervised[1:].all():
+    if document.can_be_cut:
         return [document.part(at, at + row_length) for at in range(0, len(document.tokens), row_length)]
     end = row_length
     for place in document.media:
@@ -101,7 +106,7 @@ def choose_row_length(lengths: Sequence[int]) -> int:
     of more than the longest row do not count.
 
     Args:
-        lengths: positions of each document.
+        lengths: positions of each document that should not be cut.
     """
     packable = [min(length, LONGEST_ROW + 1) for length in lengths[:SURVEYED]] or [1]
     candidates = [1 << bits for bits in range(SHORTEST_ROW.bit_length() - 1, LONGEST_ROW.bit_length())]

@@ -72,7 +72,7 @@ def write_dataset(
     """
     template = compile_template(options.template, options.template_origin)
     encoded = {name: [encode_document(one, tokenizer, template) for one in splits[name]] for name in SPLITS}
-    lengths = [one.length for part in encoded.values() for one in part]
+    lengths = [one.length for part in encoded.values() for one in part if not one.can_be_cut]
     row_length = options.row_tokens + 1 if options.row_tokens else choose_row_length(lengths)
     pad = tokenizer.end_of_text  # never learned, and unlike a begin token nothing is expected to follow it
     written = {
