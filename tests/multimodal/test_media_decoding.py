@@ -127,6 +127,12 @@ def test_shrinking_does_not_alias():
     assert np.abs(pixels.astype(int) - 128).max() < 20
 
 
+def test_large_photo_is_decoded_at_a_smaller_size():
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((640, 480))
+    exact, quick = (decode_image(encoded(photo, kind), 32).astype(int) for kind in ("PNG", "JPEG"))
+    assert np.abs(exact - quick).mean() < 3
+
+
 @pytest.mark.parametrize("size", [(1, 500), (500, 1), (1, 1)])
 def test_extreme_proportions(size):
     assert decode_image(encoded(Image.new("RGB", size, RED)), 16).shape == (16, 16, 3)
