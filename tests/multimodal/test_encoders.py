@@ -81,6 +81,17 @@ def test_media_anywhere_in_a_row_equal_their_readable_reference(parts):
         assert torch.equal(vectors[tokens], model.token_embedding(inputs[0, tokens, 0]))
 
 
+@pytest.mark.parametrize("overlap", [1, 4])
+def test_patches_that_overlap_equal_their_readable_reference(overlap):
+    model = multimodal(config=dataclasses.replace(CONFIG, overlap=overlap))
+    inputs, (first,) = row_of([1, picture(3), 2])
+    with torch.no_grad():
+        expected = readable(model, picture(3))
+        torch.testing.assert_close(
+            model.vectors(inputs)[0, first : first + len(expected)], expected, rtol=1e-4, atol=1e-5
+        )
+
+
 def test_a_batch_equals_its_rows_alone_even_where_a_row_ends_within_a_medium():
     model = multimodal()
     one, _ = row_of([1, picture(1), 2, sound(1), 3, 4, 5])

@@ -23,6 +23,7 @@ class MultimodalConfig:
         hop: samples between two frames of a spectrogram; from the dataset.
         frames_per_position: frames that are one position; from the dataset.
         fit: how pictures become square; from the dataset.
+        overlap: pixels beyond the edges of a patch that its position sees as well.
         mels: frequency bands of a spectrogram.
         augment_image: how strongly pictures are changed in training, from 0 (not at all) to 2: moved, turned, scaled, recolored,
             partly covered.
@@ -40,6 +41,7 @@ class MultimodalConfig:
     hop: int = 160
     frames_per_position: int = 4
     fit: Fit = "pad"
+    overlap: int = 0
     mels: int = 64
     augment_image: float = 0.5
     flip_image: bool = False
@@ -73,7 +75,8 @@ class MultimodalConfig:
 
     def same_encoders(self, other: MultimodalConfig) -> bool:
         """Return whether weights of encoders of one configuration fit another."""
-        return (self.names, self.geometry, self.mels) == (other.names, other.geometry, other.mels)
+        ours, theirs = ((each.names, each.geometry, each.overlap, each.mels) for each in (self, other))
+        return ours == theirs
 
     def problems(self) -> list[str]:
         """Return one line for each invalid setting."""
@@ -85,6 +88,10 @@ class MultimodalConfig:
             for name in ("augment_image", "restyle_image", "augment_audio")
             if not 0 <= getattr(self, name) <= 2
         ]
+        if not 0 <= self.overlap <= self.patch_size:
+            found.append(
+                f"multimodal.overlap is {self.overlap}; it must be from 0 to the patch_size, {self.patch_size}"
+            )
         if not 8 <= self.mels <= 256:
             found.append(f"multimodal.mels is {self.mels}; it must be from 8 to 256")
         return found

@@ -30,9 +30,10 @@ class ImageEncoder(Encoder):
         super().__init__(config, width, rms)
         side = config.image_size // config.patch_size
         self.n_bytes = CHANNELS * config.patch_size**2
-        self.patch = nn.Linear(self.n_bytes, width)
+        self._seen = config.patch_size + 2 * config.overlap
+        self.patch = nn.Linear(CHANNELS * self._seen**2, width)
         self.row, self.column = nn.Embedding(side, width), nn.Embedding(side, width)
-        nn.init.normal_(self.patch.weight, std=self.n_bytes**-0.5)
+        nn.init.normal_(self.patch.weight, std=self.patch.in_features**-0.5)
         nn.init.zeros_(self.patch.bias)
         for positions in (self.row, self.column):
             nn.init.normal_(positions.weight, std=0.2)
@@ -60,7 +61,8 @@ class ImageEncoder(Encoder):
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Return the vectors (M, N, C) of pictures (M, 3, S, S) with values from -1 to 1."""
-        patches = F.unfold(pictures, self.config.patch_size, stride=self.config.patch_size).mT  # (M, N, 3 P²)
+        beyond = F.pad(pictures, [self.config.overlap] * 4, mode="replicate")
+        patches = F.unfold(beyond, self._seen, stride=self.config.patch_size).mT  # (M, N, 3 P²)
         where = (self.row.weight[:, None] + self.column.weight).flatten(0, 1)  # (N, C)
         return self.scaled(self.patch(patches) + where)
 
@@ -93,11 +95,14 @@ def encode_image_readable(encoder: ImageEncoder, picture: NDArray[np.uint8]) -> 
         encoder: its weights.
         picture: (size, size, 3) uint8.
     """
-    size = encoder.config.patch_size
-    pixels = torch.from_numpy(picture.astype(np.float32)) / 127.5 - 1
+    size, overlap, side = encoder.config.patch_size, encoder.config.overlap, encoder.row.num_embeddings
+    padded = np.pad(picture, ((overlap, overlap), (overlap, overlap), (0, 0)), mode="edge")
+    pixels = torch.from_numpy(padded.astype(np.float32)) / 127.5 - 1
     vectors: list[Tensor] = []
-    for row, strip in enumerate(pixels.split(size, dim=0)):
-        for column, patch in enumerate(strip.split(size, dim=1)):
+    for row in range(side):
+        for column in range(side):
+            top, left = row * size, column * size
+            patch = pixels[top : top + size + 2 * overlap, left : left + size + 2 * overlap]
             values = patch.permute(2, 0, 1).flatten()  # channels first, as a convolution reads them
             x = encoder.patch.weight @ values + encoder.patch.bias
             x = x + encoder.row.weight[row] + encoder.column.weight[column]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from glassgpt.multimodal.config import MultimodalConfig
 
-TURN, SHEAR, SHRINK, GROW, ASPECT, SHIFT, BEND = math.radians(18), 0.2, 0.3, 0.15, 0.2, 0.06, 0.04
+TURN, SHEAR, SHRINK, GROW, ASPECT, SHIFT, BEND = math.radians(18), 0.2, 0.3, 0.15, 0.2, 0.1, 0.04
 """Largest changes of place at strength 1: radians, shares of the size, and shares of the picture."""
 BEND_CELLS = 4
 HUE, SATURATION, CONTRAST, BRIGHTNESS, MIXING, GAMMA = 0.4, 0.6, 0.3, 0.2, 0.25, 0.35
