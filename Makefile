@@ -11,7 +11,7 @@ NEWEST := .venv-newest
 DIST := .venv-dist
 
 .DEFAULT_GOAL := help
-.PHONY: help docs pages reading arguments demo demo-chat demo-code test test-clients test-trackers test-export test-ray test-cloud test-slow browser test-browser check format bench faults test-newest dist test-dist clean
+.PHONY: help docs pages reading arguments demo demo-chat demo-code demo-pictures test test-clients test-trackers test-export test-ray test-cloud test-slow browser test-browser check format bench faults test-newest dist test-dist clean
 
 help:           ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -34,6 +34,13 @@ demo-chat: $(READY)  ## import SmolLM2 135M, fine-tune it on 80 conversations, c
 
 demo-code: $(READY)  ## train a small code model on Python's standard library, and fill gaps in three functions
 	$(BIN)/python tools/demo_code.py runs/demo-code
+
+EMOJI ?= runs/emoji-packages
+EMOJI_PACKAGES = emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 cldr-annotations-full@48.2.0 cldr-annotations-derived-full@48.2.0
+
+demo-pictures: $(READY)  ## train a model that names emoji in English and Korean, and have it name drawings in another style (npm downloads 150 MB)
+	sh tools/emoji_packages.sh $(EMOJI) $(EMOJI_PACKAGES)
+	$(BIN)/python tools/demo_pictures.py runs/demo-pictures $(EMOJI)
 
 docs: $(READY)  ## build the documentation site in build/site, in English and Korean (SMALL=--small runs the lessons with tiny settings)
 	$(BIN)/python -m tools.docs_site $(SMALL)
@@ -124,4 +131,4 @@ test-dist: dist ## install the wheel into an empty environment and run the main 
 	$(DIST)/bin/python tools/smoke_test.py
 
 clean:          ## remove the environment and all generated files
-	rm -rf $(VENV) $(NEWEST) $(DIST) .venv-clients .venv-litellm .venv-trackers .venv-export .venv-ray .venv-cloud build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo runs/demo-data runs/demo-chat runs/demo-chat-data runs/demo-chat-base runs/demo-code runs/demo-code-data
+	rm -rf $(VENV) $(NEWEST) $(DIST) .venv-clients .venv-litellm .venv-trackers .venv-export .venv-ray .venv-cloud build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo runs/demo-data runs/demo-chat runs/demo-chat-data runs/demo-chat-base runs/demo-code runs/demo-code-data runs/demo-pictures runs/demo-pictures-rows runs/demo-pictures-data $(EMOJI)

@@ -61,6 +61,7 @@ HELP: dict[str, str] = {
     **compression.HELP,
     **retrieval.HELP,
     **media.HELP,
+    **multimodal.HELP,
     **serving.HELP,
     **chat.HELP,
     **code.HELP,

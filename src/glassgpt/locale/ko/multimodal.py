@@ -25,3 +25,8 @@ MESSAGES = {
     "the prompt has {} {} times, but there are {} media of that kind; each marks the place of one, and without any mark all come first": "프롬프트에 {0}이(가) {1}번 나오는데 그 종류의 그림·소리는 {2}개입니다. 하나가 한 자리를 나타내며, 하나도 없으면 모두 맨 앞에 놓입니다",
     "{} has no embeddings of the begin tokens of pictures and sound, which an adapter cannot add; train the encoders first, with --multimodal.freeze true, and then an adapter on that run": "{0}에는 그림과 소리의 시작 토큰 임베딩이 없고 어댑터로는 더할 수 없습니다. 먼저 --multimodal.freeze true로 인코더를 학습한 뒤, 그 실행에서 어댑터를 학습하세요",
 }
+HELP = {
+    "Names emoji in English and Korean after some minutes on two CPU cores: the model of make demo-pictures.": "CPU 코어 두 개로 몇 분 학습해 이모지의 이름을 영어와 한국어로 말합니다. make demo-pictures의 모델",
+    "Recognizes spoken digits after some minutes on two CPU cores.": "CPU 코어 두 개로 몇 분 학습해 말한 숫자를 알아듣습니다",
+    "Text, pictures and sound together in GPT-2's size, for one GPU. Its settings were not searched for; those of the text are textbooks-124m-fast's.": "GPT-2 크기로 글, 그림, 소리를 함께 배웁니다. GPU 하나용. 설정을 찾아보지는 않았으며, 글에 관한 것은 textbooks-124m-fast와 같습니다",
+}

@@ -1,0 +1,119 @@
+"""Train a model that names emoji in English and Korean, and have it name drawings of another artist: `make demo-pictures`.
+
+`python tools/demo_pictures.py OUT SOURCES [SETTING=VALUE …]`; SOURCES has the unpacked npm packages `emoji-datasource-google`,
+`emoji-datasource-twitter`, `cldr-annotations-full` and `cldr-annotations-derived-full`, which `make demo-pictures` downloads.
+It learns from Google's drawings of animals, plants, food and drink, and has never seen Twitter's.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from multimodal_data import QUESTIONS, Row, emoji_rows, write_rows
+
+from glassgpt import api, console
+from glassgpt.api.multimodal import prompt_with_media
+from glassgpt.config import load_config
+from glassgpt.demo import check_demo
+from glassgpt.errors import UsageError
+from glassgpt.multimodal.media import Geometry
+from glassgpt.multimodal.prepare_options import MultimodalOptions
+from glassgpt.multimodal.show import prepare_and_show
+
+VENDORS = ("google", "twitter")
+NAMES = ("cldr-annotations-full", "cldr-annotations-derived-full")
+CATEGORIES = ("Animals & Nature", "Food & Drink")
+GEOMETRY = Geometry(image_size=48, patch_size=8)
+ROW_TOKENS, TOKENIZER = 256, "bpe:600"
+SHOWN = 12
+
+
+class Named(NamedTuple):
+    """A drawing that was named: its row, and the name that the model gave it."""
+
+    row: Row
+    name: str
+
+    @property
+    def is_right(self) -> bool:
+        """True if it is the name that the emoji has."""
+        return self.name.strip() == str(self.row["text"]).strip()
+
+
+def rows_of(sources: Path, out: Path) -> dict[str, list[Row]]:
+    """Return the rows of each vendor's animals, plants, food and drink.
+
+    Raises:
+        UsageError: a package is missing.
+    """
+    folders = {vendor: sources / f"emoji-datasource-{vendor}" for vendor in VENDORS}
+    for folder in (*folders.values(), *(sources / name for name in NAMES)):
+        if not folder.is_dir():
+            raise UsageError(f"{folder} is missing; download the packages with: make demo-pictures")
+    found = emoji_rows(folders, [sources / name for name in NAMES], out)
+    chosen = _chosen(folders["google"])
+    return {vendor: [row for row in rows if Path(row["image"]).name in chosen] for vendor, rows in found.items()}
+
+
+def _chosen(folder: Path) -> set[str]:
+    """Return the names of the pictures whose category is one of `CATEGORIES`."""
+    entries: list[dict[str, Any]] = json.loads((folder / "emoji.json").read_text(encoding="utf-8"))
+    return {entry["image"] for entry in entries if entry["category"] in CATEGORIES}
+
+
+def name_drawings(model: api.LoadedModel, rows: Sequence[Row], folder: Path) -> list[Named]:
+    """Return each drawing of the rows with the name that the model gives it."""
+    prompts = [prompt_with_media(model.model, row["prompt"], [folder / row["image"]], []) for row in rows]
+    names = model.generate_many(prompts, temperature=0.0, max_tokens=24)
+    return [Named(row, name) for row, name in zip(rows, names, strict=True)]
+
+
+def show_names(named: Sequence[Named]) -> None:
+    """Print some names, and how many of all are exactly those of the emoji."""
+    for language, question in QUESTIONS.items():
+        of_language = [each for each in named if each.row["prompt"] == question]
+        right = sum(each.is_right for each in of_language)
+        share = right / max(1, len(of_language))
+        console.output(f"{language}: {right} of {len(of_language)} drawings named exactly ({share:.0%})")
+    for each in named[:: max(1, len(named) // SHOWN)][:SHOWN]:
+        mark = "✓" if each.is_right else "✗"
+        console.output(f"  {mark} {Path(each.row['image']).name}: {each.name.strip()} ({each.row['text'].strip()})")
+
+
+def main(out: Path, sources: Path, settings: Mapping[str, str]) -> None:
+    """Prepare, train and name; an earlier run of this demo is replaced."""
+    check_demo(out, force=True)
+    folder, data = out.with_name(f"{out.name}-rows"), out.with_name(f"{out.name}-data")
+    rows = rows_of(sources, folder)
+    write_rows(folder, rows["google"], rows["twitter"])
+    prepare_and_show(
+        MultimodalOptions(
+            (str(folder / "train.jsonl"),),
+            data,
+            tokenizer=TOKENIZER,
+            geometry=GEOMETRY,
+            row_tokens=ROW_TOKENS,
+            validation_sources=(str(folder / "test.jsonl"),),
+            force=True,
+        )
+    )
+    if out.exists():
+        shutil.rmtree(out)
+    api.train(load_config("emoji-tiny", {"data": str(data), **settings}), out)
+    console.info("\nnaming Twitter's drawings, of which the model has seen none:")
+    show_names(name_drawings(api.load(out), rows["twitter"], folder))
+    console.info(f'\nname a picture of yours: glassgpt generate {out} --image FILE --prompt "English:" --temperature 0')
+
+
+if __name__ == "__main__":
+    words = sys.argv[1:]
+    pairs = dict(word.split("=", 1) for word in words if "=" in word)
+    paths = [Path(word) for word in words if "=" not in word]
+    if len(paths) != 2:
+        sys.exit("usage: python tools/demo_pictures.py OUT SOURCES [SETTING=VALUE …]")
+    main(paths[0], paths[1], pairs)
