@@ -24,6 +24,7 @@ from glassgpt.multimodal.documents import Document, Turn
 from glassgpt.multimodal.media import Geometry
 from glassgpt.multimodal.media_store import MediaWriter
 from glassgpt.multimodal.prepare import MultimodalOptions, prepare_multimodal
+from glassgpt.multimodal.show import first_documents
 
 soundfile = pytest.importorskip("soundfile")
 GEOMETRY = Geometry(image_size=8, patch_size=4, rate=8000, hop=80, frames_per_position=4)
@@ -234,6 +235,24 @@ def test_what_does_not_fit_is_cut_or_dropped(source, tmp_path):
     assert (dataset.multimodal.train.dropped, dataset.multimodal.train.cut) == (1, 1)
     text = "".join(learned for context, learned, media in documents_of(dataset) if not media)
     assert len(text) > 0.9 * len(WORDS * 5)  # the first token of each part has nothing to be learned from
+
+
+def test_examples_are_documents_and_not_padding(source, tmp_path):
+    rows = [{"image": "pictures/1.png", "text": "a bird"}, {"text": WORDS * 9}, {"audio": "sounds/1.wav", "text": "b"}]
+    options = {"validation_sources": (str(source / "rows.jsonl"),), "row_tokens": 512}
+    texts = first_documents(prepare(tmp_path / "data", write_rows(source / "three.jsonl", rows), **options))
+    assert sorted(texts)[:2] == [
+        "<|endoftext|><|audio|>(4)⟦b<|endoftext|>⟧",
+        "<|endoftext|><|image|>(4)⟦a bird<|endoftext|>⟧",
+    ]
+    assert sorted(texts)[2].startswith("<|endoftext|>⟦a red apple, a blue bird")
+    assert texts[[len(text) for text in texts].index(max(map(len, texts)))].endswith("…⟧")
+
+
+def test_folder_of_pictures_as_text_is_pointed_to_the_format(source, tmp_path, run_main):
+    code, _, error = run_main("prepare", source / "labelled", "--out", tmp_path / "data")
+    assert code == 2
+    assert "for pictures and sound add --format multimodal" in error
 
 
 def test_text_files_are_documents(source, tmp_path):

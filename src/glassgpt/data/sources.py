@@ -34,6 +34,7 @@ from glassgpt.errors import DataError, MissingExtraError, WrongDataError
 
 GRAMMAR_SENTENCES = 20_000
 STANDARD_INPUT = "standard-input.txt"
+MEDIA_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".wav", ".flac", ".mp3", ".ogg")
 REPORTED_SUFFIXES = 3
 """Number of suffixes reported when files of a folder are not read."""
 
@@ -196,6 +197,8 @@ def _files_in(folder: Path, options: SourceOptions, observer: PrepareObserver) -
     suffixes = [suffix for suffix, _ in ignored.most_common(REPORTED_SUFFIXES) if suffix]
     if not found:
         hint = f"; to read them as text, give a pattern: {pattern_for(folder, suffixes[0])}" if suffixes else ""
+        if any(suffix.lower() in MEDIA_SUFFIXES for suffix in suffixes):
+            hint = "; for pictures and sound add --format multimodal"
         raise WrongDataError(
             f"{folder} contains no readable file (looked for {', '.join(KNOWN_SUFFIXES)}, also compressed){hint}"
         )

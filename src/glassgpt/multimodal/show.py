@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
 from glassgpt import console
 from glassgpt.data.shards import SPLITS, Split
 from glassgpt.data.show import ConsoleObserver
+from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.multimodal.dataset import MEDIA, STARTS, SUPERVISED, MultimodalDataset
 from glassgpt.multimodal.media import MODALITIES
 from glassgpt.multimodal.prepare import MultimodalOptions, prepare_multimodal
@@ -63,28 +69,33 @@ def show_dataset(dataset: MultimodalDataset) -> None:
 
 def first_documents(dataset: MultimodalDataset) -> list[str]:
     """Return the first documents of the training rows as text; what is learned is in brackets, a medium is its positions."""
-    length, tokenizer = dataset.multimodal.row_length, dataset.tokenizer
-    tokens = dataset.split("train")
-    ids, flags = tokens.read(0, length), tokens.flags(0, length)
-    starts = [at for at in range(length) if flags[at] & STARTS]
-    ends = [*starts[1:], length]
-    texts: list[str] = []
-    for start, end in zip(starts[:EXAMPLES], ends, strict=False):
-        parts: list[str] = []
-        at = start
-        while at < min(end, start + EXAMPLE_TOKENS + int((flags[start:end] & MEDIA > 0).sum())):
-            kind = int(flags[at]) & (SUPERVISED | MEDIA)
-            stop = next(
-                (next_at for next_at in range(at, end) if int(flags[next_at]) & (SUPERVISED | MEDIA) != kind), end
-            )
-            if kind == MEDIA:
-                parts.append(f"({stop - at})")
-            else:
-                text = console.visible(tokenizer.decode(ids[at:stop].tolist()))
-                parts.append(f"⟦{text}⟧" if kind else text)
-            at = stop
-        texts.append("".join(parts))
+    tokens, texts = dataset.split("train"), list[str]()
+    for start in range(0, len(tokens), tokens.row_length):
+        ids, flags = tokens.read(start, tokens.row_length), tokens.flags(start, tokens.row_length)
+        for first, end in pairwise([*np.flatnonzero(flags & STARTS).tolist(), tokens.row_length]):
+            if (flags[first:end] & SUPERVISED).any():  # else it is padding
+                texts.append(_document_text(ids[first:end], flags[first:end], dataset.tokenizer))
+            if len(texts) == EXAMPLES:
+                return texts
     return texts
+
+
+def _document_text(ids: NDArray[np.int64], flags: NDArray[np.uint8], tokenizer: Tokenizer) -> str:
+    """Return the beginning of a document as text; see `first_documents`."""
+    kinds = flags & (SUPERVISED | MEDIA)
+    parts: list[str] = []
+    shown = 0
+    for first, end in pairwise([0, *(np.flatnonzero(np.diff(kinds)) + 1).tolist(), len(ids)]):
+        if kinds[first] == MEDIA:
+            parts.append(f"({end - first})")
+            continue
+        last = min(end, first + EXAMPLE_TOKENS - shown)
+        text = console.visible(tokenizer.decode(ids[first:last].tolist())) + ("…" if last < end else "")
+        parts.append(f"⟦{text}⟧" if kinds[first] else text)
+        shown += last - first
+        if last < end:
+            break
+    return "".join(parts)
 
 
 def _used(dataset: MultimodalDataset, name: Split) -> int:

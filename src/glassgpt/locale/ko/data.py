@@ -54,6 +54,7 @@ MESSAGES = {
     "source {} not found; give a file, a folder, a pattern, '-', a URL, hf:NAME, 'shakespeare' or 'grammar'": "원본 {0}이(가) 없습니다. 파일, 폴더, 패턴, '-', URL, hf:NAME, 'shakespeare', 'grammar' 중에서 지정하세요",
     "{} cannot be read: {}; make it readable, or name the others as sources": "{0}을(를) 읽을 수 없습니다: {1:t}. 읽을 수 있게 하거나 나머지를 원본으로 지정하세요",
     "{} contains no readable file (looked for {}, also compressed){}": "{0} 폴더에 읽을 수 있는 파일이 없습니다(찾은 종류: {1}, 압축 파일 포함){2:t}",
+    "; for pictures and sound add --format multimodal": ". 그림과 소리라면 --format multimodal을 더하세요",
     "; to read them as text, give a pattern: {}": ". 글로 읽으려면 패턴을 지정하세요: {0}",
     "hidden files of {} are not read: {}; name them as sources if they are text": "{0}의 숨김 파일은 읽지 않습니다: {1}. 글이라면 원본으로 지정하세요",
     "cannot read {} from the Hugging Face hub: {}": "Hugging Face 허브에서 {0}을(를) 읽을 수 없습니다: {1:t}",
