@@ -11,7 +11,7 @@ import pytest
 import glassgpt
 from glassgpt.cli import app, split_overrides
 from glassgpt.cli.commands import COMMANDS
-from glassgpt.cli.examples import EXAMPLES
+from glassgpt.cli.examples import EXAMPLES, WIDTH, shell_lines
 from glassgpt.config import settings
 
 ROOT = Path(__file__).parent.parent
@@ -165,6 +165,13 @@ def test_names_in_python_snippets_exist(snippet):
 
 def test_every_command_has_examples_in_its_help():
     assert set(EXAMPLES) == {" ".join([*parent.name[: parent is not app], name]) for parent, name, _ in COMMANDS}
+
+
+def test_long_examples_are_lines_that_a_shell_reads_as_one():
+    for example in (example for examples in EXAMPLES.values() for example in examples):
+        lines = shell_lines(example)
+        assert max(map(len, lines)) <= WIDTH
+        assert shlex.split("\n".join(lines).replace("\\\n", "")) == shlex.split(example)
 
 
 @pytest.mark.parametrize(("name", "line"), [(name, line) for name, lines in EXAMPLES.items() for line in lines])

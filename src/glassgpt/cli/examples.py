@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
+WIDTH = 76
+"""Characters of an example's line: a help of 80 columns cuts off what is longer, with its margins."""
+WORD = re.compile(r"""(?:-[\w.-]+ (?!-))?(?:[^\s'"]|'[^']*'|"[^"]*")+""")
+"""A word, or an option with its value."""
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "prepare": (
         "glassgpt prepare book.txt notes/ --out data/mine --tokenizer bpe:4096",
@@ -109,5 +114,20 @@ SETTINGS = (
 def help_epilogue(name: str, command: Callable[..., Any]) -> str:
     """Return the text below a command's help: its examples, and a note about settings if it takes them."""
     takes_settings = "overrides" in inspect.signature(command).parameters
-    examples = "\n".join(f"    {line}" for line in EXAMPLES[name])
+    examples = "\n".join(f"    {line}" for example in EXAMPLES[name] for line in shell_lines(example))
     return "\n\n".join([*([SETTINGS] if takes_settings else []), f"Examples:\n\n{examples}"])
+
+
+def shell_lines(command: str) -> list[str]:
+    """Return a command in lines of at most `WIDTH` characters that a shell reads as one; a longer word keeps its line."""
+    if len(command) <= WIDTH:
+        return [command]
+    lines: list[str] = []
+    current, *words = WORD.findall(command)
+    for word in words:
+        if len(current) + len(word) + len("  \\") > WIDTH:
+            lines.append(f"{current} \\")
+            current = f"    {word}"
+        else:
+            current = f"{current} {word}"
+    return [*lines, current]
