@@ -98,13 +98,11 @@ def assemble(
     """
     inputs = np.zeros((len(ids), 1 + words), dtype=np.int64)
     inputs[:, 0] = ids
-    content = inputs[:, 1:]
+    content = inputs.view(np.uint8)[:, 8:]  # behind the eight bytes of channel 0
     for first, item, payload in media:
         inputs[first : first + len(payload), 0] = medium_id(item.modality)
         kept = payload[: max(0, len(ids) - first)]
-        padded = np.zeros((len(kept), 8 * words), dtype=np.uint8)
-        padded[:, : kept.shape[1]] = kept
-        content[first : first + len(kept)] = padded.view(np.int64)
+        content[first : first + len(kept), : kept.shape[1]] = kept
     return inputs
 
 

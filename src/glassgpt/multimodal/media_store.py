@@ -146,8 +146,12 @@ class MediaStore:
 
     def __init__(self, folder: Path, count: int, geometry: Geometry) -> None:
         self._folder = folder
-        self._items = map_records(folder / INDEX_FILE, ITEM, count)
-        self._shards = [_map_bytes(folder / media_shard(number)) for number in range(self._number_of_shards())]
+        # As plain arrays: every slice of a `memmap` costs more than what is read here.
+        self._items = np.asarray(map_records(folder / INDEX_FILE, ITEM, count))
+        self._lengths = _byte_lengths(self._items)
+        self._shards = [
+            np.asarray(_map_bytes(folder / media_shard(number))) for number in range(self._number_of_shards())
+        ]
         self._check(geometry)
 
     def __len__(self) -> int:
@@ -183,9 +187,7 @@ class MediaStore:
     def _raw(self, number: int) -> NDArray[np.uint8]:
         record = self._items[number]
         start = int(record["offset"])
-        return self._shards[int(record["shard"])][
-            start : start + int(_byte_lengths(self._items[number : number + 1])[0])
-        ]
+        return self._shards[int(record["shard"])][start : start + int(self._lengths[number])]
 
     def _number_of_shards(self) -> int:
         number = int(self._items["shard"].max()) + 1 if len(self._items) else 0
