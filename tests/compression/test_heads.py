@@ -60,7 +60,7 @@ def test_pruned_model_is_the_original_without_those_heads(shape):
             removed = torch.ones(heads, dtype=torch.bool)
             removed[chosen] = False
             block.attention.out.weight[:, removed.repeat_interleave(channels)] = 0
-    assert (smaller(tokens) - expected(tokens)).abs().max() <= 1e-6 * expected(tokens).abs().max()
+    assert (smaller(tokens) - expected(tokens)).abs().max() <= 3e-6 * expected(tokens).abs().max()
     assert smaller.config == with_kv_heads(model.config, 2)
     assert smaller.config.head_width == model.config.head_width
     assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in model.parameters())

@@ -22,7 +22,7 @@ from glassgpt.generation.strategies import (
 from glassgpt.generation.strategy_options import SpeculativeOptions, StrategyOptions
 from glassgpt.multimodal.batches import EncodedDataset
 from glassgpt.multimodal.dataset import MultimodalDataset, is_multimodal
-from glassgpt.multimodal.weights import with_encoders
+from glassgpt.multimodal.weights import has_encoders, with_encoders
 from glassgpt.training.checkpoint import find_checkpoint, list_checkpoints, load_model, read_state, resolve_pointer
 from glassgpt.training.run_folder import RunFolder
 
@@ -73,9 +73,8 @@ def load_checkpoint(
     if tokenizer.fingerprint != state.tokenizer_fingerprint:
         raise TokenizerError(f"{folder.tokenizer} is not the tokenizer that {path.name} was trained with")
     model = load_model(path)
-    multimodal = load_config(folder.path).multimodal
-    if multimodal.names:
-        model = with_encoders(model, multimodal, path).eval()
+    if has_encoders(path):
+        model = with_encoders(model, load_config(folder.path).multimodal, path).eval()
     model = model.to(pick_device(device))
     return LoadedModel(model, tokenizer, state.step, precision, batch_size, _described(folder, path)), path
 

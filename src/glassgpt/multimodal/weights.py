@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from glassgpt.errors import CheckpointError
@@ -57,8 +57,26 @@ def load_into_larger(model: LanguageModel, config: ModelConfig, checkpoint: Path
         parameter[: len(theirs[name])] = theirs[name]
 
 
+def has_encoders(checkpoint: Path) -> bool:
+    """Return whether a verified checkpoint is of a model with encoders. Only the names in its file are read.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    try:
+        with safe_open(_file(checkpoint), "pt") as weights:
+            return any(name.startswith(ENCODERS) for name in weights.keys())  # noqa: SIM118, it is no mapping
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{_file(checkpoint)} cannot be read: {error}") from error
+
+
+def _file(checkpoint: Path) -> Path:
+    """Return the file with the weights to use: their average, if there is one."""
+    return checkpoint / (AVERAGE if (checkpoint / AVERAGE).is_file() else WEIGHTS)
+
+
 def _load(model: MultimodalModel, checkpoint: Path) -> None:
-    file = checkpoint / (AVERAGE if (checkpoint / AVERAGE).is_file() else WEIGHTS)
+    file = _file(checkpoint)
     try:
         tensors = {name.removeprefix(ENCODERS): w for name, w in load_file(file).items() if name.startswith(ENCODERS)}
         model.encoders.load_state_dict(tensors)
