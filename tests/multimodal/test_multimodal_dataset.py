@@ -6,9 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from multimodal_helpers import GEOMETRY, document, picture, sound, write
 
+from glassgpt.data.tokenizers import load_tokenizer, tokenizer_from_json
+from glassgpt.data.tokenizers.library import LibraryTokenizer
 from glassgpt.data.verification import verify_once
-from glassgpt.errors import DataError
+from glassgpt.errors import DataError, WrongTokenizerError
 from glassgpt.multimodal.dataset import MEDIA, NO_TOKEN, STARTS, SUPERVISED, MultimodalDataset
+from glassgpt.multimodal.documents import with_begin_tokens
 from glassgpt.multimodal.media import Geometry, MediaItem
 from glassgpt.multimodal.packing import Encoded, Place, choose_row_length, fit
 
@@ -96,6 +99,25 @@ def is_intact(folder):
     except DataError:
         return False
     return True
+
+
+def test_begin_tokens_are_added_to_an_imported_tokenizer():
+    library = pytest.importorskip("tokenizers")
+    backend = library.Tokenizer(library.models.BPE())
+    backend.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = library.pre_tokenizers.ByteLevel.alphabet()
+    trainer = library.trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator(["a red apple and a blue bird"] * 9, trainer)
+    size = backend.get_vocab_size()
+    imported = LibraryTokenizer("imported", backend.to_str(), {"<|endoftext|>": size}, "<|endoftext|>")
+    extended = with_begin_tokens(imported)
+    assert extended.special_tokens == {"<|endoftext|>": size, "<|image|>": size + 1, "<|audio|>": size + 2}
+    assert extended.encode("a red <|image|>") == imported.encode("a red <|image|>")  # spelled out it is text
+    assert extended.encode_with_special_tokens("a <|image|>")[-1] == size + 1
+    assert tokenizer_from_json(extended.to_json()).fingerprint == extended.fingerprint
+    assert with_begin_tokens(extended) is extended
+    with pytest.raises(WrongTokenizerError, match="special tokens cannot be added to the tokenizer bytes"):
+        with_begin_tokens(load_tokenizer("bytes"))
 
 
 def files_of(folder):

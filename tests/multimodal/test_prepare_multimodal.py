@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from multimodal_helpers import document, picture, sound
+from multimodal_helpers import document, picture, sound, tokenizer
 from PIL import Image
 
 from glassgpt.adaptation import replay
 from glassgpt.compression import distillation
 from glassgpt.data import chat
+from glassgpt.data.chat.plain import PLAIN_TEMPLATE
 from glassgpt.data.observer import PrepareObserver
 from glassgpt.errors import DataError, MissingExtraError, UsageError
 from glassgpt.multimodal.dataset import MEDIA, STARTS, SUPERVISED, MultimodalDataset
@@ -172,6 +173,18 @@ def test_conversations_are_written_by_the_template(source, tmp_path):
     tokens = dataset.split("train")
     assert (tokens.read(0, 128) == begin).sum() == len(tokens.media(0))  # the name that the user spelled out is text
     assert "generation" in (tmp_path / "data/chat_template.jinja").read_text()
+
+
+def test_template_of_the_run_is_used(source, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.toml").write_text("")
+    tokenizer().save(run / "tokenizer.json")
+    (run / "chat_template.jinja").write_text(PLAIN_TEMPLATE.replace("User: ", "Q: "))
+    rows = write_rows(source / "chats.jsonl", [conversation(f"pictures/{seed}.png") for seed in range(12)])
+    dataset = prepare(tmp_path / "data", rows, tokenizer=str(run))
+    assert all(context.startswith("Q: Look ") for context, _, _ in documents_of(dataset))
+    assert dataset.tokenizer_fingerprint == tokenizer().fingerprint
 
 
 def test_template_must_write_each_picture(source, tmp_path):

@@ -32,7 +32,8 @@ class MediaFlags:
         frames_per_position: Frames that are one position.
         max_seconds: Longer sounds are refused.
         row_tokens: Positions of a row, which must be the model's train.sequence_length; 0 chooses by the longest document.
-        chat_template: Jinja template that writes the conversations in messages; by default a plain transcript.
+        chat_template: Jinja template that writes the conversations in messages; by default that of the run whose tokenizer
+            is used, or a plain transcript.
     """
 
     image_size: Integer = 64

@@ -13,6 +13,7 @@ from glassgpt.data.chat.messages import Conversation, Message, Role
 from glassgpt.data.chat.render import render
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.data.tokenizers.bpe import BPETokenizer
+from glassgpt.data.tokenizers.library import LibraryTokenizer
 from glassgpt.errors import DataError, WrongTokenizerError
 from glassgpt.multimodal.media import BEGIN_TOKENS, MODALITIES, Modality
 from glassgpt.multimodal.packing import Encoded, Place
@@ -87,7 +88,7 @@ def with_begin_tokens(tokenizer: Tokenizer) -> Tokenizer:
     missing = [name for name in BEGIN_TOKENS.values() if name not in tokenizer.special_tokens]
     if not missing:
         return tokenizer
-    if not isinstance(tokenizer, BPETokenizer):
+    if not isinstance(tokenizer, BPETokenizer | LibraryTokenizer):
         raise WrongTokenizerError(
             f"special tokens cannot be added to the tokenizer {tokenizer.name}, a {tokenizer.kind}; for pictures and sound use "
             "--tokenizer bpe:SIZE, or gpt2"

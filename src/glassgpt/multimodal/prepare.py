@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from glassgpt.adaptation.conversations import find_template
 from glassgpt.data.bad_rows import BadRows
 from glassgpt.data.chat.jinja_template import read_template
 from glassgpt.data.chat.plain import PLAIN_TEMPLATE
 from glassgpt.data.decompress import uncompressed_suffix
+from glassgpt.data.folder_kinds import RUN_FILE
 from glassgpt.data.observer import PrepareObserver
 from glassgpt.data.staging import staged_folder
 from glassgpt.data.threads import worker_threads
@@ -129,7 +131,7 @@ def prepare_multimodal(options: MultimodalOptions, observer: PrepareObserver | N
     _require_sources((*options.sources, *options.validation_sources))
     require_extra("PIL", EXTRA, "preparing pictures and sound")
     require_extra("soundfile", EXTRA, "preparing pictures and sound")
-    template = PLAIN_TEMPLATE if options.chat_template is None else read_template(options.chat_template)
+    template, template_origin = _template(options)
 
     def on_leftover(folder: Path) -> None:
         observer.on_note(f"removed {folder}, which a killed prepare left behind")
@@ -145,7 +147,7 @@ def prepare_multimodal(options: MultimodalOptions, observer: PrepareObserver | N
                 options.row_tokens,
                 options.seed,
                 template,
-                str(options.chat_template or "the plain transcript"),
+                template_origin,
                 division.rule,
                 duplicates,
                 len(reader.bad_rows),
@@ -173,6 +175,14 @@ def _divided(reader: _Reader) -> tuple[Division, int]:
     held_out = drop_duplicates(validation) if options.deduplicate else validation
     division = Division({"train": kept, "validation": held_out}, "validation documents from their own sources")
     return division, len(train) - len(kept) + len(validation) - len(held_out)
+
+
+def _template(options: MultimodalOptions) -> tuple[str, str]:
+    """Return the source of the chat template, and where it comes from: that of the run whose tokenizer is used, if any."""
+    if options.chat_template is not None:
+        return read_template(options.chat_template), str(options.chat_template)
+    run = Path(options.tokenizer)
+    return find_template(run) if (run / RUN_FILE).is_file() else (PLAIN_TEMPLATE, "the plain transcript")
 
 
 def _tokenizer(division: Division, options: MultimodalOptions, scratch: Path, observer: PrepareObserver) -> Tokenizer:

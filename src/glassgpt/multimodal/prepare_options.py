@@ -33,7 +33,8 @@ class MultimodalOptions:
         max_pixels: pictures with more pixels are refused.
         max_seconds: longer sounds are refused.
         row_tokens: positions that a model reads of a row; 0 chooses by the longest document.
-        chat_template: file of a Jinja template that writes conversations; None writes a plain transcript.
+        chat_template: file of a Jinja template that writes conversations; None takes that of the run whose tokenizer is used,
+            or writes a plain transcript.
         validation_fraction: share of the documents used for validation.
         validation_sources: sources of the documents to validate on; all of `sources` is then for training.
         seed: of the split, and of the order of documents in rows.

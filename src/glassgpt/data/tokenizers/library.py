@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -54,6 +54,12 @@ class LibraryTokenizer(Tokenizer):
         """Rebuild from the payload of `tokenizer.json`."""
         names = {token: special for special, token in payload["special_tokens"].items()}
         return cls(name, payload["tokenizer"], payload["special_tokens"], names[payload["end_of_text"]])
+
+    def with_special_tokens(self, names: Iterable[str]) -> LibraryTokenizer:
+        """Return this tokenizer with further special tokens, whose ids follow all others."""
+        special = self.special_tokens | {name: self.vocab_size + at for at, name in enumerate(names)}
+        end = next(name for name, token in self.special_tokens.items() if token == self.end_of_text)
+        return LibraryTokenizer(self.name, self.payload["tokenizer"], special, end)
 
     def without_unknown(self, text: str) -> str:
         """Return a text without the characters for which there is no token."""

@@ -104,5 +104,5 @@ HELP = {
     "Frames that are one position.": "위치 하나가 되는 프레임의 수.",
     "Longer sounds are refused.": "이보다 긴 소리는 거절합니다(초).",
     "Positions of a row, which must be the model's train.sequence_length; 0 chooses by the longest document.": "행의 위치 수. 모델의 train.sequence_length와 같아야 합니다. 0이면 가장 긴 문서에 맞춰 고릅니다.",
-    "Jinja template that writes the conversations in messages; by default a plain transcript.": "messages의 대화를 쓰는 Jinja 템플릿. 기본값은 단순한 대화록입니다.",
+    "Jinja template that writes the conversations in messages; by default that of the run whose tokenizer is used, or a plain transcript.": "messages의 대화를 쓰는 Jinja 템플릿. 기본값은 토크나이저를 가져온 실행의 것이고, 없으면 단순한 대화록입니다.",
 }
