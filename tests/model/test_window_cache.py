@@ -40,7 +40,7 @@ def assert_same(got, expected):
 
 
 @pytest.mark.parametrize("config", SHAPES)
-@pytest.mark.parametrize("n_new", [1, 4])
+@pytest.mark.parametrize("n_new", [1, 3])  # the last pass is of one token
 def test_tokens_far_beyond_the_window_are_predicted_alike(config, n_new):
     model, tokens = shaken(config), random_tokens(2)
     cache = WindowCache(config, 2, n_new=n_new)
@@ -50,7 +50,7 @@ def test_tokens_far_beyond_the_window_are_predicted_alike(config, n_new):
     assert cache.lengths == (CONTEXT, CONTEXT)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data(), config=st.sampled_from(SHAPES), n_new=st.integers(1, 9))
 def test_every_course_of_a_batch_is_that_of_a_full_cache(data, config, n_new):
     """Prompts of different length, padded; slots copied, moved, emptied and filled again; tokens taken back."""
