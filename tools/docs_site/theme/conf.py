@@ -31,7 +31,7 @@ html_theme_options = {
         "font-stack": "system-ui, 'Noto Sans KR', 'Apple SD Gothic Neo', 'Malgun Gothic', sans-serif"
     },
 }
-pygments_style = "a11y-high-contrast-light"
+pygments_style = "a11y-light"
 pygments_dark_style = "native"
 highlight_language = "none"  # blocks without a language are output or signatures
 default_role = "code"  # docstrings write `name`
