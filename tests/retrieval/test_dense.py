@@ -114,12 +114,14 @@ def test_update_adds_vectors_and_leaves_them_out(docs, encoder, tmp_path):
 def test_best_by_words_are_compared_in_a_large_index(docs, encoder, tmp_path, monkeypatch):
     build_index([docs], tmp_path / "index", IndexOptions(dense="minilm"))
     opened = Index.open(tmp_path / "index")
-    everywhere = opened.search("wide stream")
-    monkeypatch.setattr(index, "MAX_COMPARED", 1)
+    everywhere, by_meaning = opened.search("wide stream"), opened.search("automobile")
+    monkeypatch.setattr(index, "MIN_COMPARED", 1)
     monkeypatch.setattr(index, "COMPARED_SHARE", 0.5 / len(opened))  # one passage
     [hit] = opened.search("wide stream")
     assert (hit.passage.source, hit.score) == (everywhere[0].passage.source, pytest.approx(everywhere[0].score))
     assert len(everywhere) > 1
+    assert [hit.score for hit in opened.search("automobile")] == [hit.score for hit in by_meaning] != []
+    monkeypatch.setattr(index, "MAX_COMPARED", 1)
     assert opened.search("automobile") == []  # no passage has the word, so none is a candidate
 
 

@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 VECTORS_FILE, SCALES_FILE = "dense.vectors.npy", "dense.scales.npy"
 WIDTH = 384
 LEVELS = 127
-MAX_COMPARED = 100_000
-"""Passages of the largest index all of which are compared with a question; of a larger one, a part is."""
 COMPARED_SHARE = 0.02
-"""Part of the passages of a larger index that is compared: those with the highest BM25 (decision 50 says what it holds)."""
+"""Part of the passages that is compared with a question: those with the highest BM25 (decision 50 says what it holds)."""
+MIN_COMPARED = 1000
+"""Fewest that are compared: all of a small index."""
+MAX_COMPARED = 100_000
+"""Passages of the largest index all of which are compared if too few share a term with the question."""
 COLUMNS = 8
 """Copies of the question's vector as columns of a matrix; fewer are slower."""
 ENCODED_AT_ONCE = 512

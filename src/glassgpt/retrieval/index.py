@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassgpt.errors import DataError
-from glassgpt.retrieval.dense import COMPARED_SHARE, MAX_COMPARED, DenseVectors
+from glassgpt.retrieval.dense import COMPARED_SHARE, MAX_COMPARED, MIN_COMPARED, DenseVectors
 from glassgpt.retrieval.manifest import Manifest, damaged, identity
 from glassgpt.retrieval.minilm import model_folder
 from glassgpt.retrieval.pairs import pair_keys
@@ -165,14 +165,10 @@ class Index:
 
     @staticmethod
     def _dense_scores(dense: DenseVectors, question: str, lexical: Scores) -> Scores:
-        """Return the weighted cosine of each passage; in a large index only of those whose lexical score is among the best."""
-        scores, rows = np.zeros(len(lexical), np.float32), None
-        if len(lexical) > MAX_COMPARED:
-            count = math.ceil(COMPARED_SHARE * len(lexical))
-            rows = np.argpartition(-lexical, count)[:count]
-            rows = rows[lexical[rows] > 0]  # any others are as good as drawn at random
-            if not len(rows):
-                return scores
+        """Return the weighted cosine of the passages that are compared with a question, and 0 for the others."""
+        scores, rows = np.zeros(len(lexical), np.float32), compared_rows(lexical)
+        if rows is not None and not len(rows):
+            return scores
         if (found := dense.similarities(question, rows)) is not None:
             scores[slice(None) if rows is None else rows] = np.float32(DENSE_WEIGHT) * found
         return scores
@@ -200,6 +196,23 @@ class Index:
         """Return the places of other passages with the same text, wherever the search ranks them."""
         others = [row for row in self.same_text(number) if row != number]
         return tuple(self.store.passage(row).place for row in others[:MAX_COPIES])
+
+
+def compared_rows(lexical: Scores) -> NDArray[np.intp] | None:
+    """Return the passages whose vectors are compared with a question's, None for all (decision 50).
+
+    They are those with the highest lexical scores. All are compared, in an index that is not too large for it, if fewer share a
+    term with the question.
+
+    Args:
+        lexical: score of every passage, 0 for one that shares no term.
+    """
+    count = max(MIN_COMPARED, math.ceil(COMPARED_SHARE * len(lexical)))
+    if count >= len(lexical):
+        return None
+    rows = np.argpartition(-lexical, count)[:count]
+    rows = rows[lexical[rows] > 0]  # any others are as good as drawn at random
+    return None if len(rows) < count and len(lexical) <= MAX_COMPARED else rows
 
 
 def best_first(scores: Scores, expected: int) -> Iterator[int]:
