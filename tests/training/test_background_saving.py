@@ -5,9 +5,11 @@ import threading
 import pytest
 import torch
 
-from fault_helpers import trainer_for
+from fault_helpers import poison_window, trainer_for
 from glassgpt import api
 from glassgpt.config import load_config
+from glassgpt.diagnosis.config import DiagnosisConfig
+from glassgpt.diagnosis.recovery import RecoveryPolicy
 from glassgpt.errors import CheckpointError
 from glassgpt.training import checkpoint as ck
 from glassgpt.training import training_run
@@ -164,21 +166,39 @@ def test_rollback_waits_for_the_checkpoint_that_is_being_written(grammar_dataset
     assert all(torch.equal(before[name], tensor) for name, tensor in trainer.model.state_dict().items())
 
 
-def test_checkpoint_is_certified_only_when_complete(grammar_dataset, tmp_path, monkeypatch):
-    from glassgpt.diagnosis.config import DiagnosisConfig
-    from glassgpt.diagnosis.recovery import RecoveryPolicy
-
+def test_training_goes_on_while_a_checkpoint_that_is_due_to_be_certified_is_written(
+    grammar_dataset, tmp_path, monkeypatch
+):
     gate = Gate(monkeypatch)
-    trainer, _ = background_trainer(grammar_dataset, tmp_path / "run", every_steps=2, max_steps=9)
+    trainer, _ = background_trainer(grammar_dataset, tmp_path / "run", every_steps=6, max_steps=11)
     trainer.policy = RecoveryPolicy(trainer, DiagnosisConfig(certify_steps=1))
+    healthy = {}
 
     def act(step):
-        if step == 3:
+        healthy[step] = ck.resolve_pointer(trainer.run_folder, "healthy")
+        if step == 10:  # certified since step 8
+            gate.opened.set()
+
+    trainer.observers.append(Tells(act))
+    trainer.run()
+    assert set(healthy.values()) == {None}
+    assert ck.resolve_pointer(trainer.run_folder, "healthy").name == "step-000006"
+
+
+def test_rollback_to_a_certified_checkpoint_that_is_being_written(grammar_dataset, tmp_path, monkeypatch):
+    gate = Gate(monkeypatch)
+    trainer, told = background_trainer(grammar_dataset, tmp_path / "run", every_steps=6, max_steps=11)
+    trainer.policy = RecoveryPolicy(trainer, DiagnosisConfig(certify_steps=1, most_replays=0, skips_before_rewind=1))
+    poison_window(trainer, 10, 0)
+
+    def act(step):
+        if step == 9 and not told.of("rewind"):
+            assert not gate.opened.is_set()
             threading.Timer(0.2, gate.opened.set).start()
 
     trainer.observers.append(Tells(act))
     trainer.run()
-    assert ck.resolve_pointer(trainer.run_folder, "healthy") is not None
+    assert [event["to"] for event in told.of("rewind")] == [6]
 
 
 def test_copies_are_files_of_their_own_size(tmp_path):

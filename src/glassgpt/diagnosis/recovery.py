@@ -90,6 +90,7 @@ class RecoveryPolicy(Policy):
         self._skipped_steps: deque[int] = deque(maxlen=config.skips_before_rewind)
         self._replay_count = self._rollback_count = 0
         self._uncertified: list[Path] = []
+        self._proven: list[Path] = []
         self._uses_reference_attention = False
         self._peaks: dict[int, int] = {}
         self._memory_changed_at = 0
@@ -124,6 +125,10 @@ class RecoveryPolicy(Policy):
     def on_checkpoint(self, checkpoint: Path) -> None:
         """Put a checkpoint on probation: it is certified after enough normal steps."""
         self._uncertified.append(checkpoint)
+
+    def on_saved(self) -> None:
+        """Certify the checkpoint that has become complete, if enough steps have passed meanwhile."""
+        self._point_at_proven()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that a resumed run needs, as JSON."""
@@ -216,13 +221,18 @@ class RecoveryPolicy(Policy):
         return self._grow_micro_batch()
 
     def _certify(self) -> None:
-        """Point `healthy` at a checkpoint that was followed by enough calm steps; it is kept until the next one."""
+        """Certify the checkpoints that were followed by enough calm steps."""
         if self._monitor is not None and not self._monitor.is_calm():
             self._uncertified.clear()
         due = self._trainer.state.step - self._config.certify_steps - 1  # a step's metrics come one step later
-        for path in [path for path in self._uncertified if checkpoint_step(path) <= due]:
-            self._uncertified.remove(path)
-            self._trainer.finish_save()  # it may still be being written
+        self._proven += [path for path in self._uncertified if checkpoint_step(path) <= due]
+        self._uncertified = [path for path in self._uncertified if checkpoint_step(path) > due]
+        self._point_at_proven()
+
+    def _point_at_proven(self) -> None:
+        """Point `healthy` at the newest certified checkpoint, which is then kept; one that is still being written has to wait."""
+        for path in [path for path in self._proven if path != self._trainer.saving]:
+            self._proven.remove(path)
             self.initial_state = None
             if self._trainer.dist.is_main:
                 set_pointer(self._trainer.run_folder, "healthy", path)
@@ -263,7 +273,11 @@ class RecoveryPolicy(Policy):
         )
 
     def _last_good(self) -> Path | InitialState | None:
-        """Return the certified checkpoint if it is intact, else the initial state if it is still kept."""
+        """Return the certified checkpoint if it is intact, else the initial state if it is still kept.
+
+        The one that is being written may be certified already, so this waits for it. Must be called on all ranks.
+        """
+        self._trainer.finish_save()
         path = resolve_pointer(self._trainer.run_folder, "healthy")
         return path if path is not None and find_damage(path) is None else self.initial_state
 

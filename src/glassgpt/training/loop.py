@@ -11,6 +11,7 @@ import math
 import shlex
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +28,7 @@ from glassgpt.training.outcomes import Applied, Continue, Decision, Outcome, Out
 from glassgpt.training.training_run import TrainingRun
 
 COLLECT_EVERY_STEPS = 100
-"""Steps between two garbage collections; see `manual_garbage_collection`."""
+"""Steps between two garbage collections, of which the first follows the first step; see `manual_garbage_collection`."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,9 @@ class TrainingResult:
 class Trainer(TrainingRun):
     """Trains a model on a dataset and writes a run folder; see `TrainingRun` for the arguments."""
 
+    _collect_garbage: Callable[[], object] = staticmethod(gc.collect)
+    _steps_to_collection = 1
+
     def run(self) -> TrainingResult:
         """Train until `max_steps`, or until early stopping or the user ends it.
 
@@ -72,7 +76,7 @@ class Trainer(TrainingRun):
             with (
                 stop_requests(self._on_stop_request) as self.stop_request,
                 self.hardware.kernels(),
-                manual_garbage_collection(),
+                manual_garbage_collection() as self._collect_garbage,
             ):
                 return self._train()
         except (Interrupted, TrainingDivergedError):  # reported already
@@ -142,8 +146,10 @@ class Trainer(TrainingRun):
         self.state.step = step
         self.state.windows = self.train_step.batches.position
         self.state.seconds += duration
-        if _is_due(step, COLLECT_EVERY_STEPS):
-            gc.collect()
+        self._steps_to_collection -= 1
+        if self._steps_to_collection == 0:
+            self._collect_garbage()
+            self._steps_to_collection = COLLECT_EVERY_STEPS
         return self._act(self.policy.decide(outcome), outcome)
 
     def _finish_step(self) -> bool:

@@ -155,7 +155,10 @@ class Policy:
         return Stop() if isinstance(outcome, Skipped | OutOfMemory) else Continue()
 
     def on_checkpoint(self, checkpoint: Path) -> None:
-        """Called after each checkpoint."""
+        """Called after each checkpoint was copied; it may still be being written."""
+
+    def on_saved(self) -> None:
+        """Called when the last checkpoint is complete; on ranks other than 0 when that has to be known."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that the policy of a resumed run needs, as JSON."""

@@ -173,6 +173,11 @@ class TrainingRun:
         except OSError as error:  # the new checkpoint is sound; the old ones only take space
             self._not_deleted = error
 
+    @property
+    def saving(self) -> Path | None:
+        """The checkpoint that is not known to be complete yet; on ranks other than 0 until `finish_save`."""
+        return self._unreported[1] if self._unreported else None
+
     def check_save(self) -> None:
         """Notify the observers of a checkpoint that was completed in the background.
 
@@ -199,6 +204,7 @@ class TrainingRun:
         self._saver.wait()
         if saved is None:
             return
+        self.policy.on_saved()
         if (error := self._not_deleted) is not None:
             self._not_deleted = None
             self.emit("not deleted", {"path": str(error.filename), "error": str(error.strerror)})
