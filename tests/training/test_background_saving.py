@@ -166,7 +166,7 @@ def test_rollback_waits_for_the_checkpoint_that_is_being_written(grammar_dataset
     assert all(torch.equal(before[name], tensor) for name, tensor in trainer.model.state_dict().items())
 
 
-def test_training_goes_on_while_a_checkpoint_that_is_due_to_be_certified_is_written(
+def test_training_continues_while_a_checkpoint_that_is_due_to_be_certified_is_written(
     grammar_dataset, tmp_path, monkeypatch
 ):
     gate = Gate(monkeypatch)

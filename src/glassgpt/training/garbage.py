@@ -11,8 +11,8 @@ from contextlib import contextmanager
 def manual_garbage_collection() -> Generator[Callable[[], None]]:
     """Run a block in which only the function that it yields collects garbage.
 
-    Objects that exist already are frozen, and so is what survives the first collection: compiling a model leaves so many
-    objects that looking through them takes a third of a second each time. What a caller has frozen stays so; then
+    Objects that exist already are frozen, and so is what survives the first collection: compiling a model leaves tens of
+    thousands of objects, and looking through them takes a third of a second each time. What a caller has frozen stays so; then
     nothing more is frozen, as Python can only unfreeze everything.
     """
     was_enabled, has_frozen = gc.isenabled(), gc.get_freeze_count() > 0
