@@ -1,7 +1,9 @@
 """Gated DeltaNet: its forms agree with each other and with flash-linear-attention, and its cache with the whole text."""
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,12 +18,14 @@ from glassgpt.generation.plain import generate_text
 from glassgpt.generation.strategy_options import BeamOptions, ContrastiveOptions
 from glassgpt.inspection.hook_points import require_attention
 from glassgpt.interchange.formats.registry import export_options, find_format, require_exportable
+from glassgpt.model import delta_rule as rule
 from glassgpt.model.accounting import flops_per_token, inference_memory
 from glassgpt.model.build import build_model
 from glassgpt.model.cache import KVCache
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.delta_rule import delta_rule, delta_rule_by_chunk, delta_rule_by_token
 from glassgpt.model.gated_deltanet import GatedDeltaRule, short_convolution
+from glassgpt.training.show import print_training_setup
 from small_models import attentive_model, shaken
 
 CONFIG = ModelConfig(
@@ -89,6 +93,76 @@ def test_without_tokens_before_the_state_is_zero():
         delta_rule(*inputs[:5], None), delta_rule(*inputs[:5], torch.zeros_like(inputs[5])), strict=True
     ):
         assert torch.equal(one, other)
+
+
+@pytest.fixture
+def hopper(monkeypatch):
+    """Return a function that plants a Hopper GPU with flash-linear-attention and a version of Triton."""
+
+    def plant(triton, capability=(9, 0)):
+        rule.triton_without_gradients.cache_clear()
+        monkeypatch.setattr(rule, "HAS_KERNEL", True)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+        monkeypatch.setattr(rule, "_triton_version", lambda: triton)
+        return rule.triton_without_gradients()
+
+    yield plant
+    rule.triton_without_gradients.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("triton", "capability", "refused"),
+    [
+        ("3.3.1", (9, 0), False), ("3.4.0", (9, 0), True), ("3.6.0", (9, 0), True), ("3.7.0+git1", (9, 0), True),
+        ("3.7.1", (9, 0), False), ("3.10.0", (9, 0), False), ("3.6.0", (8, 0), False), ("3.6.0", (10, 0), False),
+    ],
+)  # fmt: skip
+def test_versions_of_triton_that_refuse_gradients_on_hopper(hopper, triton, capability, refused):
+    assert hopper(triton, capability) == (triton if refused else "")
+
+
+class RefusedBackward(torch.autograd.Function):
+    """Stands for flash-linear-attention's kernel on Hopper: forward works."""
+
+    @staticmethod
+    def forward(ctx, v):
+        return torch.full_like(v, 7.0)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise RuntimeError("Triton >= 3.4.0 and < 3.7.1 on Hopper GPUs produces incorrect results")
+
+
+def test_chunks_replace_the_kernel_where_it_refuses_gradients(hopper, monkeypatch):
+    def kernel(q, k, v, *, g, beta, initial_state, output_final_state):
+        return RefusedBackward.apply(v), torch.zeros(2, 3, 6, 6)
+
+    monkeypatch.setitem(sys.modules, "fla.ops.gated_delta_rule", SimpleNamespace(chunk_gated_delta_rule=kernel))
+    inputs = random_inputs(70)
+    hopper("3.6.0")
+    output, _ = rule._call_kernel(*inputs[:5], None)
+    expected, _ = delta_rule_by_token(*inputs[:5], torch.zeros_like(inputs[5]))
+    gradients = (torch.autograd.grad(x.sin().sum(), inputs[:5]) for x in (output, expected))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert rule._call_kernel(*(x.detach() for x in inputs[:5]), None)[0].unique().tolist() == [7]  # nothing is refused
+    hopper("3.7.1")
+    assert rule._call_kernel(*inputs[:5], None)[0].unique().tolist() == [7]
+
+
+def test_training_warns_of_the_replaced_kernel(hopper, capsys):
+    trainer = SimpleNamespace(
+        model=build_model(CONFIG), dist=SimpleNamespace(world_size=1), state=SimpleNamespace(train_tokens=9),
+        config=SimpleNamespace(train=SimpleNamespace(max_steps=3, batch_tokens=64)),
+        hardware=SimpleNamespace(
+            device=torch.device("cuda"), precision="bf16", attention_kernel=lambda _: "cudnn", describe=lambda: "H200"
+        ),
+    )  # fmt: skip
+    for triton, warned in (("3.6.0", True), ("3.7.1", False)):
+        hopper(triton)
+        print_training_setup(trainer, ())
+        assert ("with Triton 3.6.0: training takes the slower chunks" in capsys.readouterr().err) == warned
 
 
 def test_short_convolution_equals_conv1d():

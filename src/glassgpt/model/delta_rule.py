@@ -15,6 +15,8 @@ Shapes: B sequences, T tokens, H heads, D channels per head.
 
 from __future__ import annotations
 
+import re
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -25,6 +27,8 @@ CHUNK = 64
 """Tokens that are computed at once: the products within a chunk cost T · CHUNK, those with the state T · D."""
 HAS_KERNEL = find_spec("fla") is not None
 """True if flash-linear-attention is installed."""
+HOPPER = 9
+"""Major compute capability of the H100 and the H200."""
 
 
 def delta_rule_by_token(
@@ -101,6 +105,12 @@ def delta_rule(
     """
     if HAS_KERNEL and q.is_cuda and q.size(1) > 1 and q.dtype != torch.float32:
         return _delta_rule_by_kernel(q, k, v, decay, beta, state)
+    return _delta_rule_in_torch(q, k, v, decay, beta, state)
+
+
+def _delta_rule_in_torch(
+    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, state: Tensor | None
+) -> tuple[Tensor, Tensor]:
     if state is None:
         state = torch.zeros(q.size(0), q.size(2), q.size(3), v.size(3), device=q.device)
     function = delta_rule_by_token if q.size(1) == 1 else delta_rule_by_chunk
@@ -111,6 +121,8 @@ def delta_rule(
 def _call_kernel(
     q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
+    if any(x.requires_grad for x in (q, k, v, decay, beta)) and triton_without_gradients():
+        return _delta_rule_in_torch(q, k, v, decay, beta, state)
     from fla.ops.gated_delta_rule import chunk_gated_delta_rule  # pyright: ignore
 
     return chunk_gated_delta_rule(q, k, v, g=decay.float(), beta=beta, initial_state=state, output_final_state=True)  # pyright: ignore
@@ -118,3 +130,22 @@ def _call_kernel(
 
 # Its kernels are compiled already. Where there are none, the compiler is not loaded, which takes a second.
 _delta_rule_by_kernel: Any = torch.compiler.disable(_call_kernel) if HAS_KERNEL else _call_kernel
+
+
+@cache
+def triton_without_gradients() -> str:
+    """Return the version of Triton if flash-linear-attention cannot compute gradients with it on this GPU, else "".
+
+    On Hopper with Triton 3.4.0 to 3.7.0 they may be wrong, and flash-linear-attention refuses its backward pass (its issue 640).
+    """
+    if not HAS_KERNEL or not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != HOPPER:
+        return ""
+    version = _triton_version()
+    release = tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+    return version if (3, 4) <= release < (3, 7, 1) else ""
+
+
+def _triton_version() -> str:
+    import triton  # pyright: ignore
+
+    return triton.__version__  # pyright: ignore

@@ -13,6 +13,7 @@ from typing import Any
 from glassgpt import console
 from glassgpt.data.files import write_atomically
 from glassgpt.errors import UsageError
+from glassgpt.model.delta_rule import triton_without_gradients
 from glassgpt.training.bench import TrainingSpeed
 from glassgpt.training.curve import smooth
 from glassgpt.training.loop import Trainer
@@ -37,6 +38,12 @@ def print_training_setup(trainer: Trainer, plugins: Sequence[str]) -> None:
         f"{console.format_count(trainer.state.train_tokens, 'tokens')} of text, "
         f"{train.max_steps:,} steps of {train.batch_tokens:,} tokens"
     )
+    on_gpu = trainer.hardware.device.type == "cuda" and trainer.hardware.precision != "fp32"
+    if model.config.arch == "gated_deltanet" and on_gpu and (version := triton_without_gradients()):
+        console.warn(
+            f"flash-linear-attention refuses to compute gradients on this GPU with Triton {version}: training takes the slower "
+            "chunks instead; use a PyTorch with Triton 3.7.1 or later"
+        )
 
 
 class ProgressDisplay(Observer):

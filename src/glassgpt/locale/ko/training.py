@@ -118,6 +118,7 @@ MESSAGES = {
     "{}; the run is complete on this machine, and the upload is tried again": "{0:t}. 실행은 이 컴퓨터에 온전히 있으며, 업로드는 다시 시도합니다",
     "{} was trained on {}; give that, or a copy of it, with --data": "{0}은(는) {1}(으)로 학습했습니다. 그것이나 그 사본을 --data로 지정하세요",
     "there is no run at {}: it lacks {}": "{0}에 실행이 없습니다. {1}이(가) 없습니다",
+    "flash-linear-attention refuses to compute gradients on this GPU with Triton {}: training takes the slower chunks instead; use a PyTorch with Triton 3.7.1 or later": "이 GPU에서 Triton {0}을(를) 쓰면 flash-linear-attention이 기울기 계산을 거부합니다. 그래서 더 느린 조각별 계산으로 학습합니다. Triton 3.7.1 이상이 있는 PyTorch를 쓰세요",
     "training waits while checkpoints are copied: {}": "체크포인트를 복사하는 동안 학습이 기다립니다: {0:t}",
     "cannot pin {} bytes of memory: CUDA error {}": "메모리 {0}바이트를 고정(pin)할 수 없습니다: CUDA 오류 {1}",
     "no {} bytes of memory are left for copies of the weights": "가중치 사본을 둘 메모리 {0}바이트가 없습니다",
