@@ -10,7 +10,7 @@ import torch
 from fault_helpers import LimitedMemory, at_step, poison_window, trainer_for, weights
 from glassgpt.errors import MemoryExhaustedError, TrainingDivergedError
 from glassgpt.model.attention import attend_readable
-from glassgpt.training import loop
+from glassgpt.training import garbage
 from glassgpt.training.attention_modules import attention_modules
 from glassgpt.training.checkpoint import STATE, newest_verified_checkpoint
 from glassgpt.training.checkpoint.verify import write_manifest
@@ -53,29 +53,28 @@ def test_objects_that_a_caller_froze_stay_frozen(frozen_by_caller, counted_froze
     gc.freeze()
 
 
-def test_what_survives_the_first_collection_is_frozen(counted_frozen_heap):
+def test_what_survives_the_first_collection_is_frozen(counted_frozen_heap, monkeypatch):
+    monkeypatch.setattr(garbage, "COLLECT_EVERY_STEPS", 1)
     gc.unfreeze()
-    with manual_garbage_collection() as collect:
+    with manual_garbage_collection() as after_step:
         before, kept = gc.get_freeze_count(), [[] for _ in range(1000)]
-        cycle = []
-        cycle.append(cycle)
-        del cycle
-        collect()
-        assert gc.get_freeze_count() == pytest.approx(before + len(kept), abs=500)
-        frozen, later = gc.get_freeze_count(), [[] for _ in range(1000)]
-        collect()
+        after_step()
+        frozen = gc.get_freeze_count()
+        assert frozen == pytest.approx(before + len(kept), abs=500)
+        later = [[] for _ in range(1000)]
+        after_step()
         assert gc.get_freeze_count() <= frozen  # only once: what training leaves from then on can be garbage
         assert len(later) == 1000
     gc.freeze()
 
 
 def test_garbage_is_collected_after_the_first_step_and_rarely_later(grammar_dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "COLLECT_EVERY_STEPS", 5)
+    monkeypatch.setattr(garbage, "COLLECT_EVERY_STEPS", 5)
     trainer, _ = trainer_for(grammar_dataset, tmp_path, max_steps=12)
-    collected = []
-    trainer._collect_garbage = lambda: collected.append(trainer.state.step)
-    trainer.run_steps(12)
-    assert collected == [1, 6, 11]
+    collected, collect = [], gc.collect
+    monkeypatch.setattr(gc, "collect", lambda: collected.append(trainer.state.step) or collect())
+    trainer.run()
+    assert collected == [0, 1, 6, 11]
 
 
 def test_policy_sees_each_applied_step_once(grammar_dataset, tmp_path):

@@ -6,7 +6,6 @@ them; so a run that was killed and resumed ends with the same bits as one that w
 
 from __future__ import annotations
 
-import gc
 import math
 import shlex
 import signal
@@ -26,9 +25,6 @@ from glassgpt.training.interrupt import stop_requests
 from glassgpt.training.loss import ValidationLoss
 from glassgpt.training.outcomes import Applied, Continue, Decision, Outcome, OutOfMemory, Retry, Rollback, Skipped, Stop
 from glassgpt.training.training_run import TrainingRun
-
-COLLECT_EVERY_STEPS = 100
-"""Steps between two garbage collections, of which the first follows the first step; see `manual_garbage_collection`."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +49,7 @@ class TrainingResult:
 class Trainer(TrainingRun):
     """Trains a model on a dataset and writes a run folder; see `TrainingRun` for the arguments."""
 
-    _collect_garbage: Callable[[], object] = staticmethod(gc.collect)
-    _steps_to_collection = 1
+    _after_step: Callable[[], None] = staticmethod(lambda: None)
 
     def run(self) -> TrainingResult:
         """Train until `max_steps`, or until early stopping or the user ends it.
@@ -76,7 +71,7 @@ class Trainer(TrainingRun):
             with (
                 stop_requests(self._on_stop_request) as self.stop_request,
                 self.hardware.kernels(),
-                manual_garbage_collection() as self._collect_garbage,
+                manual_garbage_collection() as self._after_step,
             ):
                 return self._train()
         except (Interrupted, TrainingDivergedError):  # reported already
@@ -146,10 +141,7 @@ class Trainer(TrainingRun):
         self.state.step = step
         self.state.windows = self.train_step.batches.position
         self.state.seconds += duration
-        self._steps_to_collection -= 1
-        if self._steps_to_collection == 0:
-            self._collect_garbage()
-            self._steps_to_collection = COLLECT_EVERY_STEPS
+        self._after_step()
         return self._act(self.policy.decide(outcome), outcome)
 
     def _finish_step(self) -> bool:
