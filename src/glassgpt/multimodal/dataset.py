@@ -159,7 +159,8 @@ class MultimodalTokens(TokenView):
         supervised_share: float,
     ) -> None:
         super().__init__(tokens)
-        self._flags, self._places, self._store = flags, places, store
+        self._flags, self._items, self._store = flags, places["item"], store
+        self._begins = np.ascontiguousarray(places["begin"])  # else each search would copy them
         self.row_length, self.supervised_share = row_length, supervised_share
 
     def read(self, start: int, count: int, *, any_id: bool = False) -> NDArray[np.int64]:
@@ -179,13 +180,16 @@ class MultimodalTokens(TokenView):
             For each medium the first of its positions, which follows its begin token, counted from `start`, and the medium.
             Its numbers are read from disk when they are used, and cannot be written.
         """
-        first, last = np.searchsorted(self._places["begin"], [start, start + self.row_length])
-        return [(int(begin) - start + 1, self._store.read(int(item))) for begin, item in self._places[first:last]]
+        firsts = self._begins[self._in_row(start)] - np.uint64(start) + np.uint64(1)
+        return list(zip(firsts.tolist(), map(self._store.read, self.media_numbers(start)), strict=True))
 
     def media_numbers(self, start: int) -> list[int]:
         """Return the number of each medium of the row that begins at `start`: equal media have the same number."""
-        first, last = np.searchsorted(self._places["begin"], [start, start + self.row_length])
-        return [int(item) for item in self._places["item"][first:last]]
+        return self._items[self._in_row(start)].tolist()
+
+    def _in_row(self, start: int) -> slice:
+        row = np.array([start, start + self.row_length], dtype=np.uint64)
+        return slice(*np.searchsorted(self._begins, row).tolist())
 
 
 class MultimodalDataset(TokenDataset):
