@@ -5,7 +5,7 @@ from page_helpers import TEXT, open_at, panel
 
 from pages import controls
 
-OPEN = ["tokens", "embeddings", "head", "next", "changes"]
+OPEN = ["tokens", "head", "next", "changes"]
 
 
 @pytest.mark.parametrize(
