@@ -1,6 +1,7 @@
 """Take the pictures of the inspect page in docs/images: of the bundled models, and of a run with snapshots for the film.
 
     python tools/page_pictures.py --run runs/demo     # without --run, the film's picture stays as it is
+    python tools/page_pictures.py --seeing runs/seeing --image a.png --audio b.wav     # and that of a picture and a sound
 
 It needs Chromium and playwright (`make browser`). The pictures are PNG files with few colors, 20 to 70 kB each.
 """
@@ -19,6 +20,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from glassgpt import api
+from glassgpt.api.multimodal import media_before
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.inspection import server
 from glassgpt.inspection.service import InspectionService, LoadedRun
@@ -43,6 +45,7 @@ PICTURES: dict[str, dict[str, Any]] = {
     },
     "inspect-phone": {"open": [], "language": "ko", "size": PHONE},
     "inspect-film": {"open": ["film"], "shown": ("#film",), "run": True},
+    "inspect-media": {"open": ["media"], "shown": ("#media",), "seeing": True},
 }
 """By name: the open panels, the elements that are shown (the whole window without any), and other settings."""
 
@@ -51,15 +54,23 @@ def main() -> None:
     """Take all pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="run with snapshots, for the film")
-    run = parser.parse_args().run
+    parser.add_argument("--seeing", type=Path, help="run that sees and hears")
+    parser.add_argument("--image", type=Path, help="picture for it")
+    parser.add_argument("--audio", type=Path, help="sound for it")
+    parser.add_argument("--prompt", default="This is a", help="text after them")
+    given = parser.parse_args()
+    run = given.run
     addresses = {"en": serve(bundled("en"), "bundled"), "ko": serve(bundled("ko"), "bundled-ko")}
     if run:
         addresses["run"] = serve(run, str(run))
+    if given.seeing:
+        addresses["seeing"] = serve_media(given.seeing, given.image, given.audio, given.prompt)
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for name, settings in PICTURES.items():
             language = settings.get("language", "en")
-            address = addresses.get("run" if settings.get("run") else language)
+            own = next((kind for kind in ("run", "seeing") if settings.get(kind)), language)
+            address = addresses.get(own)
             if address is None:
                 continue
             context = browser.new_context(
@@ -78,7 +89,19 @@ def serve(run: Path, name: str) -> str:
     loaded = api.load(run, device="cpu")
     texts = choose_text(loaded.model, loaded.tokenizer, api.held_out_dataset(run, loaded.tokenizer))
     runs = [LoadedRun(name, loaded.model, loaded.tokenizer, RunFolder(run))]
-    service = InspectionService(runs, texts[0].text, GenerationOptions(), texts)
+    return begin(InspectionService(runs, texts[0].text, GenerationOptions(), texts))
+
+
+def serve_media(run: Path, image: Path | None, audio: Path | None, prompt: str) -> str:
+    """Serve the page of a picture, a sound and a text, and return its address."""
+    loaded = api.load(run, checkpoint="latest", device="cpu")
+    media = media_before(loaded.model, [image] if image else [], [audio] if audio else [])
+    runs = [LoadedRun("runs/seeing", loaded.model, loaded.tokenizer)]
+    return begin(InspectionService(runs, prompt, GenerationOptions(), media=media))
+
+
+def begin(service: InspectionService) -> str:
+    """Serve a page in a thread, and return its address."""
     found, is_ready = list[str](), threading.Event()
 
     def announce(address: str) -> None:

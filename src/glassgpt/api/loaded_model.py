@@ -8,7 +8,14 @@ from contextlib import AbstractContextManager, ExitStack, aclosing
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, Unpack
 
-from glassgpt.api.multimodal import MediaInput, PromptInput, encoded_prompts, prompt_with_media, text_of
+from glassgpt.api.multimodal import (
+    MediaInput,
+    PromptInput,
+    encoded_prompts,
+    media_before,
+    prompt_with_media,
+    text_of,
+)
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError, WrongTokenizerError
 from glassgpt.generation.arguments import GenerationArguments
@@ -327,18 +334,28 @@ class LoadedModel:
         """Return a context manager of the prompts, of which those with media are ids; see `encoded_prompts`."""
         return encoded_prompts(self.model, self.decoding_model, self.tokenizer, prompts, options, strategy)
 
-    def trace(self, text: str | None = None, **options: Unpack[GenerationArguments]) -> Trace:
+    def trace(
+        self,
+        text: str | None = None,
+        *,
+        images: Sequence[MediaInput] = (),
+        audio: Sequence[MediaInput] = (),
+        **options: Unpack[GenerationArguments],
+    ) -> Trace:
         """Return every activation between a text and its next token, by name; see `inspection.trace`.
 
         Args:
             text: None stands for the token that begins a document.
+            images: pictures before the text; see `generate`.
+            audio: sounds before the text.
             options: generation options, whose logits processors are applied to the next token's logits.
 
         Raises:
             InspectionError: the text is empty or too long.
-            GenerationError: an option is invalid.
+            GenerationError: an option is invalid, or a picture or sound cannot be used.
         """
-        return trace(self.model, self.tokenizer, text, options_from_kwargs(options))
+        media = media_before(self.model, images, audio)
+        return trace(self.model, self.tokenizer, text, options_from_kwargs(options), media=media)
 
 
 def _until_exhausted(items: Iterator[T], held: ExitStack) -> Iterator[T]:

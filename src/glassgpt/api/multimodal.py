@@ -15,6 +15,7 @@ from glassgpt.model.transformer import LanguageModel
 from glassgpt.multimodal.media_input import read_medium
 from glassgpt.multimodal.model import MultimodalModel
 from glassgpt.multimodal.prompting import MediaPrompt, PromptEncoder
+from glassgpt.multimodal.tracing import TracedPrefix
 
 if TYPE_CHECKING:
     from glassgpt.generation.strategies import DecodingStrategy
@@ -55,6 +56,20 @@ def prompt_with_media(
     media = [read_medium(each, "image", config) for each in images]
     media += [read_medium(each, "audio", config) for each in audio]
     return MediaPrompt(text or "", tuple(media))
+
+
+def media_before(
+    model: LanguageModel, images: Sequence[MediaInput], audio: Sequence[MediaInput]
+) -> TracedPrefix | None:
+    """Return pictures and sounds as what precedes a traced text; None without any.
+
+    Raises:
+        GenerationError: see `prompt_with_media`.
+    """
+    prompt = prompt_with_media(model, None, images, audio)
+    if not isinstance(prompt, MediaPrompt) or not isinstance(model, MultimodalModel):
+        return None
+    return TracedPrefix(prompt.media, model.multimodal)
 
 
 def text_of(prompt: PromptInput) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from urllib.parse import urlencode, urlsplit
 from cyclopts import Parameter
 
 from glassgpt import console
+from glassgpt.cli.media_prompts import check_media
 from glassgpt.cli.shared import (
     RUN_HELP,
     Checkpoint,
@@ -31,12 +33,15 @@ if TYPE_CHECKING:
     from glassgpt.inspection.telling import TextCandidate
     from glassgpt.inspection.trace import Trace
     from glassgpt.model.config import ModelConfig
+    from glassgpt.model.transformer import LanguageModel
 
 
 def inspect(
     run: Annotated[Path | None, Parameter(help=RUN_HELP, converter=parse_run)] = None,
     *,
     prompt: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    image: Annotated[tuple[Path, ...], Parameter(negative="", show_default=False)] = (),
+    audio: Annotated[tuple[Path, ...], Parameter(negative="", show_default=False)] = (),
     text: Flag = False,
     save: Path | None = None,
     compare: Path | None = None,
@@ -59,6 +64,10 @@ def inspect(
     ----------
     prompt:
         Text to inspect; defaults to the token that begins a document. - reads standard input.
+    image:
+        Picture before the text; the page shows attention and predictions on it. May be repeated.
+    audio:
+        Sound before the text, shown as its spectrogram. May be repeated.
     text:
         Print a summary: merges, logit lens, head types, the attention of one head, and the next-token candidates.
     save:
@@ -90,6 +99,8 @@ def inspect(
     _check_combination(text, save, compare, port, ablate=ablate, patch=patch, head=head, tour=tour)
     run = run or bundled(user_language())
     RunFolder(run).require()
+    if image or audio:
+        check_media(run, image, audio)
     if compare:
         RunFolder(compare).require()
     if save:
@@ -101,6 +112,7 @@ def inspect(
     require_checkpoint_and_hash(RunFolder(run), checkpoint)
 
     from glassgpt import api  # loads torch, which takes seconds
+    from glassgpt.api.multimodal import media_before
     from glassgpt.data.remarks import spelled_special_tokens
     from glassgpt.inspection.checkpoint_traces import CheckpointTraces
     from glassgpt.inspection.hook_points import require_attention
@@ -114,22 +126,35 @@ def inspect(
     require_attention(loaded.model)
     if found := spelled_special_tokens([prompt or ""], loaded.tokenizer.special_tokens):
         console.info(f"note: {' and '.join(found)} in the text to inspect is ordinary text")
+    media = media_before(loaded.model, image, audio)
     candidates = list["TextCandidate"]()
-    if prompt is None and (tour or run in (bundled("en"), bundled("ko"))):
+    if prompt is None and media is None and (tour or run in (bundled("en"), bundled("ko"))):
         candidates = _telling_texts(run, loaded)
         prompt = candidates[0].text if candidates else None
     if text:
-        traced = trace(loaded.model, loaded.tokenizer, prompt, generation_options)
+        traced = trace(loaded.model, loaded.tokenizer, prompt, generation_options, media=media)
         print_trace(traced, ablate=ablate, patch=patch, head=head)
     elif save:
-        checkpoints = CheckpointTraces(RunFolder(run), loaded.tokenizer, prompt, generation_options)
-        save_page(trace(loaded.model, loaded.tokenizer, prompt, generation_options), save, checkpoints)
+        load = None if media is None else functools.partial(_model_at, run)
+        checkpoints = CheckpointTraces(RunFolder(run), loaded.tokenizer, prompt, generation_options, media, load)
+        save_page(trace(loaded.model, loaded.tokenizer, prompt, generation_options, media=media), save, checkpoints)
         console.info(f"wrote {save}; open it in any browser")
     else:
         runs = [(run, loaded)] + ([(compare, api.load(compare, device=device))] if compare else [])
-        loaded_runs = [LoadedRun(shown_run(path), each.model, each.tokenizer, RunFolder(path)) for path, each in runs]
-        service = InspectionService(loaded_runs, prompt, generation_options, candidates)
+        loaded_runs = [
+            LoadedRun(shown_run(path), each.model, each.tokenizer, RunFolder(path), functools.partial(_model_at, path))
+            for path, each in runs
+        ]
+        service = InspectionService(loaded_runs, prompt, generation_options, candidates, media)
         serve_page(service, port=port, browser=browser, fragment=_fragment(loaded.model.config, head, tour))
+
+
+def _model_at(run: Path, step: int) -> LanguageModel:
+    """Return the model of a run at a training step, with its encoders if it has any."""
+    from glassgpt import api
+    from glassgpt.training.checkpoint import checkpoint_name
+
+    return api.load(run, checkpoint=checkpoint_name(step), device="cpu").model
 
 
 def _telling_texts(run: Path, loaded: LoadedModel) -> list[TextCandidate]:

@@ -85,8 +85,11 @@ def residual_norms(trace: Trace) -> Tensor:
 
 
 def token_losses(trace: Trace) -> Tensor:
-    """Return the cross-entropy loss of every token but the first, in nats: (T - 1,)."""
-    return F.cross_entropy(trace["logits"][:-1].float(), trace["tokens"][1:], reduction="none")
+    """Return the cross-entropy loss of every token but the first, in nats: (T - 1,); NaN at positions without a token."""
+    logits, targets = trace["logits"][:-1].float(), trace["tokens"][1:]
+    has_token = targets < logits.size(-1)
+    losses = F.cross_entropy(logits, targets.where(has_token, 0), reduction="none")
+    return losses.where(has_token, torch.nan)
 
 
 @torch.no_grad()

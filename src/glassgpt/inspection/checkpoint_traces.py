@@ -10,6 +10,7 @@ from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
 from glassgpt.errors import CheckpointError, TokenizerError
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.inspection.caching import LRUCache
+from glassgpt.inspection.media import MediaPrefix
 from glassgpt.inspection.trace import Trace, trace
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.checkpoint import (
@@ -37,10 +38,27 @@ class CheckpointTraces:
         text: that is traced, or None for the beginning of a document.
         options: see `Trace`.
         steps: training steps that have a checkpoint or snapshot, in order; a damaged one is reported when it is requested.
+        media: pictures and sounds before the text.
+        load: loads the model of a training step; None takes `load_checkpoint_model`.
     """
 
-    def __init__(self, run: RunFolder, tokenizer: Tokenizer, text: str | None, options: GenerationOptions) -> None:
-        self.run, self.tokenizer, self.text, self.options = run, tokenizer, text, options
+    def __init__(
+        self,
+        run: RunFolder,
+        tokenizer: Tokenizer,
+        text: str | None,
+        options: GenerationOptions,
+        media: MediaPrefix | None = None,
+        load: Callable[[int], LanguageModel] | None = None,
+    ) -> None:
+        self.run, self.tokenizer, self.text, self.options, self.media, self.load = (
+            run,
+            tokenizer,
+            text,
+            options,
+            media,
+            load,
+        )
         self.steps = checkpoint_steps(run)
         self._traces: LRUCache[int, Trace] = LRUCache(CACHED_TRACES)
 
@@ -59,7 +77,8 @@ class CheckpointTraces:
         return ((step, function(self[step])) for step in self.steps)
 
     def _load(self, step: int) -> Trace:
-        return trace(load_checkpoint_model(self.run, self.tokenizer, step), self.tokenizer, self.text, self.options)
+        model = self.load(step) if self.load else load_checkpoint_model(self.run, self.tokenizer, step)
+        return trace(model, self.tokenizer, self.text, self.options, media=self.media)
 
 
 def load_checkpoint_model(run: RunFolder, tokenizer: Tokenizer, step: int) -> LanguageModel:

@@ -26,7 +26,6 @@ from glassgpt.inspection.analysis import (
     residual_norms,
     strongest_units,
     token_losses,
-    token_vectors,
     unit_vectors,
 )
 from glassgpt.inspection.block_parts import normalizations, projected_heads, residual_sums
@@ -60,8 +59,8 @@ def lens(trace: Trace, depth: int, first: int) -> dict[str, Any]:
 
 
 def nearest(trace: Trace, position: int) -> dict[str, Any]:
-    """Return the tokens with the embeddings most similar to that of the token at a position, with the cosine similarity."""
-    vector = token_vectors(trace.model)[trace.tokens[position]]
+    """Return the tokens with the embeddings most similar to that of a position, with the cosine similarity."""
+    vector = trace.model.get_submodule("token_embedding")(trace["tokens"][position]).detach()
     within = [
         pair for pair in nearest_tokens(trace.model, vector, NEAREST_TOKENS) if pair[0] < trace.tokenizer.vocab_size
     ]

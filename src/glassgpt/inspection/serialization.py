@@ -17,6 +17,7 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.data.tokenizers.printable import printable
 from glassgpt.errors import InspectionError
 from glassgpt.inspection.interventions import to_json
+from glassgpt.inspection.media import piece_at
 from glassgpt.inspection.tokenization import PreToken
 from glassgpt.inspection.trace import Trace, source_of
 
@@ -29,17 +30,18 @@ def overview(trace: Trace) -> dict[str, Any]:
 
     Keys: `text`, `model` (its configuration), `tokenizer` (its fingerprint), `tokens` (id, piece, bytes), `pretokens`
     (start, bytes, merges, tokens), `tensors` (see `ActivationDescription`), `replaceable` (names of patchable activations),
-    `interventions`. Everything that takes longer to compute is a detail.
+    `interventions`, `media` (see `TracedMedium`). Everything that takes longer to compute is a detail.
     """
     return {
         "text": trace.text,
         "model": {**vars(trace.model.config), "kv_heads": trace.model.config.kv_heads},
         "tokenizer": trace.tokenizer.fingerprint,
-        "tokens": [token_json(trace.tokenizer, token) for token in trace.tokens],
+        "tokens": [position_json(trace, position) for position in range(len(trace))],
         "pretokens": [_pretoken_json(part) for part in trace.pretokens],
         "tensors": [_description_json(trace, name) for name in trace.names()],
         "replaceable": trace.patchable(),
         "interventions": [to_json(intervention) for intervention in trace.interventions],
+        "media": [medium.to_json() for medium in trace.media],
     }
 
 
@@ -76,6 +78,13 @@ def token_json(tokenizer: Tokenizer, token: int) -> dict[str, Any]:
     """Return id, printable text, and bytes in hexadecimal."""
     raw = tokenizer.token_bytes(token)
     return {"id": token, "piece": printable(raw), "bytes": raw.hex()}
+
+
+def position_json(trace: Trace, position: int) -> dict[str, Any]:
+    """Return what `token_json` does of the token at a position; at one of a picture or sound, there is no id."""
+    if (piece := piece_at(trace.media, position)) is not None:
+        return {"id": None, "piece": piece, "bytes": ""}
+    return token_json(trace.tokenizer, trace.tokens[position])
 
 
 def nested_lists(values: Tensor) -> Any:

@@ -21,6 +21,7 @@ from glassgpt.inspection.caching import LRUCache
 from glassgpt.inspection.checkpoint_traces import checkpoint_steps, load_checkpoint_model
 from glassgpt.inspection.details import abbreviate, detail, source_references, sources
 from glassgpt.inspection.interventions import from_json, is_number, to_json
+from glassgpt.inspection.media import MediaPrefix
 from glassgpt.inspection.serialization import overview, tensor_bytes, token_json
 from glassgpt.inspection.telling import TextCandidate
 from glassgpt.inspection.trace import Trace, trace
@@ -59,16 +60,31 @@ class LoadedRun:
         model: the loaded model.
         tokenizer: the model's.
         folder: of the run, for its earlier checkpoints; None if there are none.
+        load: loads the model of a training step; None takes `load_checkpoint_model`.
     """
 
     name: str
     model: LanguageModel
     tokenizer: Tokenizer
     folder: RunFolder | None = None
+    load: Callable[[int], LanguageModel] | None = None
 
     def steps(self) -> list[int]:
         """Return the training steps that have a checkpoint."""
         return [] if self.folder is None else checkpoint_steps(self.folder)
+
+    def at_step(self, step: int) -> LanguageModel:
+        """Return the model of a training step.
+
+        Raises:
+            InspectionError: there are no checkpoints.
+            GlassGPTError: see `load_checkpoint_model`.
+        """
+        if self.load is not None:
+            return self.load(step)
+        if self.folder is None:
+            raise InspectionError(f"{self.name} has no checkpoints")
+        return load_checkpoint_model(self.folder, self.tokenizer, step)
 
 
 class InspectionService:
@@ -79,6 +95,7 @@ class InspectionService:
         text: initial text.
         options: initial generation options.
         candidates: texts of which the initial one was chosen, which the page offers; see `choose_text`.
+        media: pictures and sounds before every text.
     """
 
     def __init__(
@@ -87,10 +104,11 @@ class InspectionService:
         text: str | None,
         options: GenerationOptions,
         candidates: Sequence[TextCandidate] = (),
+        media: MediaPrefix | None = None,
     ) -> None:
         self._lock = threading.Lock()
         self._runs, self._text, self._options = runs, text, options
-        self._candidates = [vars(each) for each in candidates]
+        self._candidates, self._media = [vars(each) for each in candidates], media
         self._traces: LRUCache[str, Trace] = LRUCache(CACHED_TRACES)
         self._models: LRUCache[tuple[int, int], LanguageModel] = LRUCache(CACHED_MODELS)
 
@@ -161,15 +179,12 @@ class InspectionService:
             return base.intervene(*map(from_json, request["interventions"]))
         run = self._runs[request["run"]]
         model = run.model if request["step"] is None else self._checkpoint_model(request["run"], request["step"])
-        return trace(model, run.tokenizer, request["text"], self._options, request["written"])
+        return trace(model, run.tokenizer, request["text"], self._options, request["written"], self._media)
 
     def _checkpoint_model(self, index: int, step: int) -> LanguageModel:
         run = self._runs[index]
-        folder = run.folder
-        if folder is None:
-            raise InspectionError(f"{run.name} has no checkpoints")
         device = next(run.model.parameters()).device
-        return self._models.get((index, step), lambda: load_checkpoint_model(folder, run.tokenizer, step).to(device))
+        return self._models.get((index, step), lambda: run.at_step(step).to(device))
 
     def _options_from(self, given: Any) -> GenerationOptions:
         if not isinstance(given, dict):

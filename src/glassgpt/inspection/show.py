@@ -19,6 +19,8 @@ from glassgpt.inspection.analysis import (
     logit_lens,
     token_losses,
 )
+from glassgpt.inspection.media import piece_at
+from glassgpt.inspection.serialization import position_json
 from glassgpt.inspection.tokenization import PreToken
 from glassgpt.inspection.trace import Trace
 
@@ -55,7 +57,9 @@ def show_trace(
     _show_tokens(trace)
     _show_lens(trace)
     _show_heads(trace, kinds)
-    _show_attention(trace, *(head or _clearest_head(kinds)), kinds)
+    chosen = head or _clearest_head(kinds)
+    _show_attention(trace, *chosen, kinds)
+    _show_media(trace, *chosen)
     _show_next_token(trace)
     if changes:
         _show_changes(trace, changes)
@@ -76,8 +80,7 @@ def _show_tokens(trace: Trace) -> None:
     size = f"{config.arch}, {config.n_layer} blocks, {config.n_head} heads, width {config.n_embd}"
     _heading("Tokens", f"{_count(len(trace['bytes']), 'byte')} → {_count(len(trace), 'token')}; {size}")
     line = [
-        (printable(trace.tokenizer.token_bytes(token)), COLORS[at % len(COLORS)])
-        for at, token in enumerate(trace.tokens[:TOKENS_SHOWN])
+        (position_json(trace, at)["piece"], COLORS[at % len(COLORS)]) for at in range(min(TOKENS_SHOWN, len(trace)))
     ]
     if len(trace) > TOKENS_SHOWN:
         line.append((console.translated(f" … and {len(trace) - TOKENS_SHOWN} more tokens"), "dim"))
@@ -124,6 +127,11 @@ def _piece(trace: Trace, token: int, cells: int = PIECE_CELLS) -> str:
     return _cut(format_token(trace.tokenizer, token), cells)
 
 
+def _piece_at(trace: Trace, position: int, cells: int = PIECE_CELLS) -> str:
+    piece = piece_at(trace.media, position)
+    return _piece(trace, trace.tokens[position], cells) if piece is None else _cut(piece, cells)
+
+
 def _show_lens(trace: Trace) -> None:
     """Print the most probable next token at each depth and position."""
     n_layer = trace.model.config.n_layer
@@ -143,7 +151,7 @@ def _show_lens(trace: Trace) -> None:
         for depth, tokens, chances in zip(depths, best.indices.tolist(), best.values.tolist(), strict=True)
     ]
     _heading("Logit lens", "the prediction if the model stopped after that block")
-    console.table("", ["after", *(f"{at}: {_piece(trace, trace.tokens[at])}" for at in positions)], rows)
+    console.table("", ["after", *(f"{at}: {_piece_at(trace, at)}" for at in positions)], rows)
 
 
 def _whole_percent(logprob: float) -> str:
@@ -197,9 +205,24 @@ def _show_attention(trace: Trace, layer: int, head: int, kinds: HeadScores | Non
     last = f", the last {len(weights)} tokens" if first else ""
     _heading(title, f"one row per query, {SHADES} = 0 … 1{last}")
     for at, row in enumerate(weights):
-        label = _piece(trace, trace.tokens[first + at], 14)
+        label = _piece_at(trace, first + at, 14)
         cells = "".join(_shade(value) * 2 for value in row[: at + 1])
         console.styled((f"{' ' * (14 - cell_len(label))}{label} ", ""), (cells, "cyan"))
+
+
+def _show_media(trace: Trace, layer: int, head: int) -> None:
+    """Print for each picture, or the spectrogram of each sound, where the last position looks: a map over its positions."""
+    for medium in trace.media:
+        weights = trace[f"blocks.{layer}.attention.weights"][head, -1, medium.first : medium.positions.stop].float()
+        share, largest = float(weights.sum()), float(weights.max())
+        _heading(
+            f"Attention of head {layer}.{head} from the last token to the {medium.modality}",
+            f"{100 * share:.1f}% of it, {SHADES} = 0 … {100 * largest:.1f}%",
+        )
+        cells = 1 if medium.columns > COLUMNS // 2 else 2
+        for row in weights.view(medium.rows, medium.columns).tolist():
+            line = "".join(_shade(value / (largest or 1)) * cells for value in row)
+            console.styled((f"  {line[: COLUMNS - 2]}", "cyan"))
 
 
 def _shade(value: float) -> str:
@@ -219,7 +242,7 @@ def _show_next_token(trace: Trace) -> None:
     _heading("Next token", "its probability, from the model through each logits processor")
     console.table("", ["piece", "id", *(stage.removeprefix("next.") for stage in stages)], rows)
     if len(trace) > 1:
-        loss = float(token_losses(trace).mean())
+        loss = float(token_losses(trace).nanmean())
         console.result(f"loss of the text itself: {loss:.3f} nats per token")
 
 
@@ -244,7 +267,7 @@ def _show_changes(trace: Trace, words: Sequence[str]) -> None:
     _heading("Changed", f"by {', '.join(map(_printable_text, words))}")
     console.table("", ["piece", "before", "after", "points"], rows)
     if len(trace) > 1:
-        losses = [float(token_losses(each).mean()) for each in (trace.base, trace)]
+        losses = [float(token_losses(each).nanmean()) for each in (trace.base, trace)]
         console.result(f"loss of the text in nats per token: {losses[0]:.3f} before, {losses[1]:.3f} after")
     console.result(f"KL divergence of the next-token distribution: {float(divergence(trace)[-1]):.3f} nats")
 

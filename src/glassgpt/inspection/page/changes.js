@@ -78,8 +78,9 @@ function perToken(view, before, after) {
   const { words, trace } = view;
   const change = [0, ...after.map((loss, at) => loss - before[at])];
   const largest = Math.max(0.5, ...change.map(Math.abs));
-  const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
-  const title = (at) => (at ? `${quoted(trace.overview.tokens[at].piece)}: ${figure(before[at - 1], 3)} → ${figure(after[at - 1], 3)} ${words.nats}` : "");
+  const known = (values) => values.filter((value) => value !== null); // not those of pictures
+  const mean = (values) => known(values).reduce((sum, value) => sum + value, 0) / known(values).length;
+  const title = (at) => (at && before[at - 1] !== null ? `${quoted(trace.overview.tokens[at].piece)}: ${figure(before[at - 1], 3)} → ${figure(after[at - 1], 3)} ${words.nats}` : "");
   const summary = note(`${words.meanLoss}: ${figure(mean(before), 3)} → ${figure(mean(after), 3)}`);
   summary.id = "mean-loss";
   return [make("h3", { textContent: words.lossChange }), tokenButtons("loss", view, { title, paint: (at) => backed("signed", change[at], largest) }), summary];

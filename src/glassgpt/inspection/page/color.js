@@ -39,6 +39,12 @@ export function painter(kind, largest) {
   return { paint: (value) => pixels[Math.round(shareOf(kind, value, largest) * (SHADES - 1))], unseen: pixels[SHADES] };
 }
 
+// A color over a picture in gray: the larger the value, the less of the picture is seen through it.
+export function heat(value, largest) {
+  const share = shareOf("magnitude", value, largest);
+  return [...between(RAMPS[isDark() ? "dark" : "light"].magnitude, share), Math.round(255 * (0.1 + 0.75 * share))];
+}
+
 // Relative luminance of a color (WCAG 2), 0 … 1.
 function luminance(color) {
   const [red, green, blue] = color.map((each) => (each / 255 <= 0.04045 ? each / 255 / 12.92 : ((each / 255 + 0.055) / 1.055) ** 2.4));

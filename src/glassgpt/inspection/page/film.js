@@ -103,8 +103,9 @@ async function frameOf({ state }, step) {
 // The loss of each token in nats, their sum and mean, and the most probable next tokens.
 export async function figuresOf(trace) {
   const [{ losses }, { tokens, chances }] = await Promise.all([fetchDetail(trace, "losses"), fetchDetail(trace, "choice")]);
-  const sum = losses.reduce((total, each) => total + each, 0);
-  return { losses, sum, loss: losses.length ? sum / losses.length : null, best: tokens.map((token, row) => ({ ...token, chance: chances[row][0] })) };
+  const known = losses.filter((each) => each !== null); // not those of pictures
+  const sum = known.reduce((total, each) => total + each, 0);
+  return { losses, sum, loss: known.length ? sum / known.length : null, best: tokens.map((token, row) => ({ ...token, chance: chances[row][0] })) };
 }
 
 // The frames that were shown, in the order of their steps.
@@ -116,8 +117,9 @@ async function frameAt(view, steps, at, go) {
   const { trace, state, words, choose } = view;
   const found = await frameOf(view, steps[at]);
   const uniform = Math.log(trace.overview.model.vocab_size);
-  const title = (token) => (token ? `${quoted(pieceOf(trace, token))} ${figure(found.losses[token - 1], 3)} ${words.nats}` : "");
-  const paint = (token) => (token ? backed("magnitude", (found.losses[token - 1] / uniform) ** 2, 1) : {});
+  const hasLoss = (token) => token && found.losses[token - 1] !== null;
+  const title = (token) => (hasLoss(token) ? `${quoted(pieceOf(trace, token))} ${figure(found.losses[token - 1], 3)} ${words.nats}` : "");
+  const paint = (token) => (hasLoss(token) ? backed("magnitude", (found.losses[token - 1] / uniform) ** 2, 1) : {});
   const { values, shape: [length] } = found.weights;
   const shown = { ...square(view, "film-weights", words.weights, values, length), isSeen: isSeenBy(found) };
   const best = found.best.slice(0, SHOWN).map((token) => [piece(token.piece), barCell(percent(token.chance), token.chance)]);

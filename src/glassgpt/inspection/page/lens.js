@@ -5,7 +5,7 @@ import { fetchDetail } from "./source.js";
 import { after, isComparable } from "./stream.js";
 import { piece, pieceOf, quoted, spaced } from "./token.js";
 
-const SHOWN = 64; // positions shown at once: as many as one response holds
+export const SHOWN = 64; // positions shown at once: as many as one response holds
 const SOON = 50; // minimum milliseconds between two intermediate tables
 
 export const lensPanel = {
@@ -33,7 +33,7 @@ export const lensPanel = {
 };
 
 // Pages of a long text start at multiples of SHOWN; only the last starts earlier, so that it is full.
-function firstShown(position, count) {
+export function firstShown(position, count) {
   return Math.max(0, Math.min(SHOWN * Math.floor(position / SHOWN), count - SHOWN));
 }
 

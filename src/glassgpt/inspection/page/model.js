@@ -5,6 +5,7 @@ import { figure, make, note, percent, within } from "./dom.js";
 import { fetchDetail } from "./source.js";
 import { after } from "./stream.js";
 import { box, columnsOf, fitted, label, shape } from "./svg.js";
+import { placeOf } from "./thumbnails.js";
 import { pieceOf, quoted, spaced } from "./token.js";
 
 const NARROW = 640; // pixels; below it, only the shortest labels
@@ -137,8 +138,9 @@ function tokenRow(scene) {
     let x = spine - (isNarrow ? 2 : 6);
     const parts = shown.map(({ at, text, length }) => {
       const isChosen = at === state.position;
+      const picture = thumbnail(view.trace, at, x + 2, y + 8, 20);
       const found = part(scene, `token-${at}`, `${words.token} ${at} ${quoted(text)}`, null, { position: at },
-        box(x, y + 6, length - 3, 24, { class: isChosen ? "plain chosen" : "plain" }), label(x + 5, y + 18, spaced(text), { class: "mono" }));
+        box(x, y + 6, length - 3, 24, { class: isChosen ? "plain chosen" : "plain" }), picture ?? label(x + 5, y + 18, spaced(text), { class: "mono" }));
       if (isChosen) found.setAttribute("aria-current", "true");
       x += length;
       return found;
@@ -147,10 +149,20 @@ function tokenRow(scene) {
   } };
 }
 
+// The part of a picture at a position, as a square; null for a token.
+function thumbnail(trace, at, x, y, size) {
+  const place = placeOf(trace, at);
+  if (!place) return null;
+  const { medium: { picture, width, height, rows, columns }, row, column } = place;
+  const [wide, high] = [width / columns, height / rows];
+  const image = shape("image", { href: picture, width, height, preserveAspectRatio: "none", style: "image-rendering: pixelated" });
+  return shape("svg", { x, y, width: size, height: size, viewBox: `${column * wide} ${row * high} ${wide} ${high}`, preserveAspectRatio: "none" }, image);
+}
+
 function tokensShown({ view: { trace, state }, width, spine }) {
   const tokenAt = (at) => {
     const text = fitted(trace.overview.tokens[at].piece, 16);
-    return { at, text, length: columnsOf(text) * COLUMN + 14 };
+    return { at, text, length: placeOf(trace, at) ? 27 : columnsOf(text) * COLUMN + 14 };
   };
   const shown = [tokenAt(state.position)];
   let left = width - spine - shown[0].length;

@@ -6,6 +6,7 @@ import { failure, messageOf } from "./failure.js";
 import { fetchDetail, fetchTrace, isSaved, leftOut } from "./source.js";
 import { pieceOf, quoted, stepper } from "./token.js";
 import { modelPanel } from "./model.js";
+import { mediaPanel } from "./media.js";
 import { tokensPanel } from "./tokens.js";
 import { embeddingsPanel } from "./embeddings.js";
 import { blockPanel } from "./block.js";
@@ -27,13 +28,15 @@ import { candidates } from "./candidates.js";
 import { goTo, tourBox } from "./tour.js";
 import { helpDialog, listenToKeys, openHelp } from "./keys.js";
 
-const PANELS = [modelPanel, tokensPanel, embeddingsPanel, normPanel, blockPanel, linesPanel, motionPanel, headPanel, projectionPanel, mlpPanel, sumPanel, streamPanel, lensPanel, nextPanel, cachePanel, changesPanel, filmPanel, historyPanel];
+const PANELS = [modelPanel, mediaPanel, tokensPanel, embeddingsPanel, normPanel, blockPanel, linesPanel, motionPanel, headPanel, projectionPanel, mlpPanel, sumPanel, streamPanel, lensPanel, nextPanel, cachePanel, changesPanel, filmPanel, historyPanel];
+const FIXED = [modelPanel, mediaPanel]; // never folded
 const GLOBAL_STATE = ["language", "theme"]; // changes redraw every panel
 const AHEAD = "300px"; // panels are drawn this far before they become visible
 
 const root = document.getElementById("page");
 const view = { state, words: wordsFor(state.language), trace: null, base: null, undisturbed: null, name: "", baseName: "", choose, open, redraw, say };
 const frames = new Map(); // by panel: its section, and whether it is visible and drawn
+let panels = PANELS; // those that this page has: only one with pictures or sound has their panel
 let asked = 0;
 let draft = null; // text being typed
 let toldStop = ""; // the stop of the tour that was announced
@@ -57,14 +60,14 @@ function shown(names) {
   fillBar();
   fillTour();
   if (names.includes("open")) foldAll();
-  for (const panel of PANELS) if (names.some((name) => panel.needs.includes(name))) invalidate(panel);
+  for (const panel of panels) if (names.some((name) => panel.needs.includes(name))) invalidate(panel);
 }
 
 // Select, and go to a panel; without one, only select.
 function open(id, change, takesFocus = true) {
   choose({ ...change, ...(id && !isOpen({ id }) ? { open: [...state.open, id] } : {}) });
   if (!id) return;
-  const { section } = frames.get(PANELS.find((panel) => panel.id === id));
+  const { section } = frames.get(panels.find((panel) => panel.id === id));
   section.scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
   if (takesFocus) (section.querySelector(".fold") ?? section.querySelector("h2")).focus({ preventScroll: true });
 }
@@ -110,7 +113,7 @@ async function ask(change = {}, before = () => {}) {
     if (state.tour === null) tell(view.words.traced(view.trace.overview.tokens.length));
   } catch (error) {
     if (mine !== asked) return;
-    if (view.trace) PANELS.forEach(invalidate);
+    if (view.trace) panels.forEach(invalidate);
     say(error);
     return error;
   } finally {
@@ -166,12 +169,13 @@ function build() {
     fillBar();
   });
   if (main.dataset.language !== state.language) {
+    panels = PANELS.filter((panel) => panel.isFor?.(view) ?? true);
     main.dataset.language = state.language;
-    const [first, ...others] = PANELS.map(frame);
-    main.replaceChildren(first, foldButtons(), ...others);
+    const [fixed, others] = [true, false].map((isFixed) => panels.filter((panel) => FIXED.includes(panel) === isFixed).map(frame));
+    main.replaceChildren(...fixed, foldButtons(), ...others);
     footer.replaceChildren(note(view.words.foot), helpDialog(view.words));
   }
-  PANELS.forEach(invalidate);
+  panels.forEach(invalidate);
   foldAll();
   fillTour();
 }
@@ -210,7 +214,8 @@ function offline() {
 
 function prompting() {
   const text = make("textarea", { id: "prompt", value: draft ?? state.text ?? "", rows: 2, dir: "auto", "aria-label": view.words.prompt });
-  const form = make("form", { className: "prompting" }, text, make("button", { className: "main", id: "run", textContent: view.words.followText }));
+  const given = view.trace.overview.media.map(({ picture, modality }) => make("img", { className: `given ${modality}`, src: picture, alt: view.words.media.names[modality] }));
+  const form = make("form", { className: "prompting" }, ...given, text, make("button", { className: "main", id: "run", textContent: view.words.followText }));
   text.oninput = () => { draft = text.value; };
   const send = () => {
     draft = null;
@@ -248,7 +253,7 @@ function frame(panel) {
   const help = make("p", { className: "help", hidden: true, id: `${panel.id}-help`, textContent: words.help });
   const figures = make("div", { className: "figures", hidden: true, id: `${panel.id}-figures` });
   const ask = toggle("?", help, { className: "ask", "aria-label": `${words.title}?` });
-  const title = panel === modelPanel ? words.title : button(words.title, () => fold(panel), { className: "fold", "aria-controls": `${panel.id}-content` });
+  const title = FIXED.includes(panel) ? words.title : button(words.title, () => fold(panel), { className: "fold", "aria-controls": `${panel.id}-content` });
   const content = make("div", { id: `${panel.id}-content` }, help, make("div", { className: "body empty" }), toggle(view.words.showSource, figures, { className: "source" }), figures);
   const section = make("section", { id: panel.id, "aria-labelledby": `${panel.id}-title` },
     make("div", { className: "head" }, make("h2", { id: `${panel.id}-title`, tabIndex: -1 }, title), ask, make("p", { className: "lead", textContent: words.lead })), content);
@@ -267,7 +272,7 @@ function toggle(text, shown, properties) {
 }
 
 function isOpen({ id }) {
-  return id === modelPanel.id || state.open.includes(id);
+  return FIXED.some((panel) => panel.id === id) || state.open.includes(id);
 }
 
 function fold({ id }) {
@@ -276,7 +281,7 @@ function fold({ id }) {
 
 // Show the open panels and hide the content of the others.
 function foldAll() {
-  for (const panel of PANELS) {
+  for (const panel of panels) {
     const { section } = frames.get(panel);
     section.classList.toggle("folded", !isOpen(panel));
     section.querySelector(`#${panel.id}-content`).hidden = section.querySelector(".ask").hidden = !isOpen(panel);
@@ -286,13 +291,13 @@ function foldAll() {
 }
 
 function foldButtons() {
-  const all = PANELS.filter((panel) => panel !== modelPanel).map(({ id }) => id);
+  const all = panels.filter((panel) => !FIXED.includes(panel)).map(({ id }) => id);
   return make("div", { className: "row", id: "folds" }, button(view.words.unfoldAll, () => choose({ open: all }), { id: "unfold-all" }), button(view.words.foldAll, () => choose({ open: [] }), { id: "fold-all" }));
 }
 
 const watcher = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
-    const known = frames.get(PANELS.find(({ id }) => id === target.id));
+    const known = frames.get(panels.find(({ id }) => id === target.id));
     if (known.section === target) known.isSeen = isIntersecting;
   }
   drawSeen();
@@ -323,12 +328,12 @@ function begun(panel) {
 }
 
 function nextToDraw() {
-  const due = PANELS.filter((panel) => isOpen(panel) && frames.get(panel).isSeen && !frames.get(panel).isDrawn);
+  const due = panels.filter((panel) => isOpen(panel) && frames.get(panel).isSeen && !frames.get(panel).isDrawn);
   return due.find((panel) => frames.get(panel).section.contains(document.activeElement)) ?? due[0]; // the panel in use first
 }
 
 function redraw(id) {
-  return draw(PANELS.find((panel) => panel.id === id));
+  return draw(panels.find((panel) => panel.id === id));
 }
 
 async function draw(panel, seen = () => {}) {
@@ -377,7 +382,7 @@ function keepingScroll(body, change) {
   boxes().forEach((box, at) => box.scrollTo(...(before[at] ?? [0, 0])));
 }
 
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => PANELS.forEach(invalidate));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => panels.forEach(invalidate));
 window.addEventListener("resize", () => view.trace && invalidate(modelPanel));
 window.addEventListener("hashchange", () => ask(readAddress()));
 listenToKeys(view, { tour, theme: nextTheme, typing: () => document.getElementById("prompt")?.focus() });

@@ -19,6 +19,7 @@ const FIELDS = {
   channel: [() => 0, isCount],
   unit: [() => null, orNothing(isCount)],
   depth: [() => null, orNothing(isCount)],
+  seen: [() => "attention", (value) => ["attention", "lens"].includes(value)], // on pictures and sounds
   merges: [() => null, orNothing(isCount)],
   options: [() => ({}), (value) => isObject(value) && Object.values(value).every(Number.isFinite)],
   interventions: [() => [], listOf(isObject)],

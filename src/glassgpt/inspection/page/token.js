@@ -1,5 +1,6 @@
 // How tokens are displayed.
 import { button, make, within } from "./dom.js";
+import { background } from "./thumbnails.js";
 
 const BLANK = "␣";
 
@@ -25,12 +26,14 @@ export function tokenButtons(id, view, { paint = () => ({}), title = () => "" } 
   const { state, trace, choose } = view;
   const count = trace.overview.tokens.length;
   const first = count - trace.overview.written;
-  const buttons = trace.overview.tokens.map(({ piece: text }, at) =>
-    make("button", {
-      type: "button", id: `${id}-${at}`, className: `token${at >= first ? " written" : ""}${at === state.key ? " other" : ""}`, dir: "auto", tabIndex: at === state.position ? 0 : -1,
-      textContent: spaced(text), title: title(at), "aria-pressed": at === state.position, style: paint(at),
+  const buttons = trace.overview.tokens.map(({ piece: text }, at) => {
+    const part = background(trace, at); // of a picture, in place of a text
+    return make("button", {
+      type: "button", id: `${id}-${at}`, className: `token${at >= first ? " written" : ""}${at === state.key ? " other" : ""}${part ? " part-of-picture" : ""}`, dir: "auto", tabIndex: at === state.position ? 0 : -1,
+      textContent: part ? "" : spaced(text), title: title(at) || text, "aria-label": part ? text : spaced(text), "aria-pressed": at === state.position, style: { ...paint(at), ...part },
       onclick: (event) => choose(event.shiftKey ? { key: at } : { position: at }),
-    }));
+    });
+  });
   const box = make("div", { className: "tokens" }, ...buttons);
   box.onkeydown = (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];

@@ -14,7 +14,7 @@ export const tokensPanel = {
   figures: () => ["bytes", "tokens", "losses"],
   async draw(view, show) {
     const { trace, words, state } = view;
-    const title = (at) => `${at} · ${trace.overview.tokens[at].id}`;
+    const title = (at) => `${at} · ${trace.overview.tokens[at].id ?? pieceOf(trace, at)}`;
     const paint = (at) => ({ background: COLORS[at % COLORS.length] });
     const nodes = [...merging(view), tokenButtons("token", view, { paint, title })];
     show([...nodes, note(about(trace, words, state.position, null))]);
@@ -25,8 +25,9 @@ export const tokensPanel = {
 
 function about(trace, words, at, losses) {
   const { id, bytes } = trace.overview.tokens[at];
+  if (id === null) return `${words.token} ${at} ${quoted(pieceOf(trace, at))} · ${words.media.noToken}`;
   const parts = [`${words.token} ${at} ${quoted(pieceOf(trace, at))}`, `id ${id}`, `${words.bytes} ${bytes.match(/../g)?.join(" ") ?? "–"}`];
-  if (at && losses) parts.push(`${words.loss} ${figure(losses[at - 1], 3)} ${words.nats}`);
+  if (at && losses && losses[at - 1] !== null) parts.push(`${words.loss} ${figure(losses[at - 1], 3)} ${words.nats}`);
   return parts.join(" · ");
 }
 

@@ -142,6 +142,8 @@ HELP = {
     "Dataset to take prompts from; defaults to the one the run was trained on.": "프롬프트를 뽑을 데이터셋. 기본값은 학습에 쓴 것입니다.",
     # inspect
     "Inspect what a run's model computes on a text, from bytes to the next token, in the browser or as printed text.": "실행의 모델이 글을 바이트에서 다음 토큰까지 어떻게 계산하는지 브라우저나 출력으로 살펴봅니다.",
+    "Picture before the text; the page shows attention and predictions on it. May be repeated.": "글 앞에 놓을 그림. 페이지가 그 위에 어텐션과 예측을 보여 줍니다. 여러 번 쓸 수 있습니다.",
+    "Sound before the text, shown as its spectrogram. May be repeated.": "글 앞에 놓을 소리. 스펙트로그램으로 보여 줍니다. 여러 번 쓸 수 있습니다.",
     "Text to inspect; defaults to the token that begins a document. - reads standard input.": "살펴볼 글. 기본값은 문서를 시작하는 토큰입니다. -는 표준 입력을 읽습니다.",
     "Print a summary: merges, logit lens, head types, the attention of one head, and the next-token candidates.": "요약을 출력합니다: 병합, 로짓 렌즈, 헤드의 종류, 헤드 하나의 어텐션, 다음 토큰 후보.",
     "Write the page to one HTML file that works offline, instead of serving it.": "페이지를 띄우지 않고, 오프라인에서 열리는 HTML 파일 하나로 저장합니다.",
