@@ -10,11 +10,13 @@ import zlib
 import pytest
 import torch
 from multimodal_helpers import GEOMETRY, picture, sound
-from named_media import NAMES
+from named_media import NAMES, SETTINGS
 from PIL import Image
 from serving_helpers import run_with
 
+from glassgpt import api
 from glassgpt.api.serving import load_weights
+from glassgpt.config import load_config
 from glassgpt.errors import DataError, UsageError
 from glassgpt.multimodal.audio import encode_audio_readable
 from glassgpt.multimodal.image import encode_image_readable
@@ -266,6 +268,18 @@ def test_a_model_of_text_refuses_media_by_name(weights):
     assert reply.status == 400
     assert reply.json["error"]["code"] == "unsupported_modality"
     assert "tiny was trained on text, not on image" in reply.json["error"]["message"]
+
+
+def test_an_adapter_that_sees_has_its_own_weights_beside_its_base(named_data, named_run, tmp_path):
+    few = {"train.max_steps": "2", "train.eval_every_steps": "2", "lora.rank": "2", "init_from": str(named_run)}
+    api.train(load_config(None, {**SETTINGS, **few, "data": str(named_data)}), tmp_path / "adapter")
+    runs = [api.NamedRun("base", named_run, "best"), api.NamedRun("more", tmp_path / "adapter", "best")]
+    sources = api.model_sources(runs, device="cpu", precision="float32", slots=2)
+    assert [source.name for source in sources] == ["base", "base:more"]
+    assert not sources[0].adapters
+    loaded = sources[1].load()
+    assert loaded.encoder.multimodal.names == ("image", "audio")
+    assert post(loaded, COMPLETIONS, {"media": [image_part(png(RED))], **GREEDY}).status == 200
 
 
 def test_a_client_that_leaves_releases_its_pictures(weights):
