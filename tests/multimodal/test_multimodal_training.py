@@ -238,3 +238,10 @@ def test_encoders_that_do_not_fit_the_configuration_are_refused(named_run, tmp_p
     path.write_text("\n".join(lines) + "\n")
     with pytest.raises((CheckpointError, ConfigError)):
         api.load(tmp_path / "run", device="cpu")
+
+
+def test_a_run_keeps_the_chat_template_of_its_conversations(named_data, tmp_path):
+    data = shutil.copytree(named_data, tmp_path / "data")
+    (data / "chat_template.jinja").write_text("{# as prepared #}")
+    api.train(configured(data, train__max_steps=1), tmp_path / "run")
+    assert RunFolder(tmp_path / "run").chat_template.read_text() == "{# as prepared #}"

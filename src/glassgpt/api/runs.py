@@ -11,6 +11,7 @@ from glassgpt.config import RunConfig, load_config, settings, to_toml
 from glassgpt.data.chat.chat_template import FILE_NAME as TABLE_FILE
 from glassgpt.data.chat.dataset import is_conversations
 from glassgpt.data.files import read_regular, sync_folder, write_atomically
+from glassgpt.data.folder_kinds import rows_in
 from glassgpt.data.staging import staged_folder
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import CheckpointError, UsageError
@@ -63,6 +64,18 @@ def save_as_run(
         for name, content in (files or {}).items():
             write_atomically(folder / name, content)
     return run
+
+
+def template_source(data: Path, init_from: str) -> Path | None:
+    """Return the folder with the chat template of a model to train: that of the conversations it learns, or where it starts.
+
+    Args:
+        data: folder of the dataset; documents with media may be conversations too.
+        init_from: run whose weights training starts from; empty without one.
+    """
+    if rows_in(data) and RunFolder(data).chat_template.is_file():
+        return data
+    return Path(init_from) if init_from else None
 
 
 def copy_chat_template(source: Path, out: Path) -> None:

@@ -17,10 +17,10 @@ from glassgpt.adaptation.conversations import refuse_fatal
 from glassgpt.adaptation.replay import mixed_in
 from glassgpt.api.initialization import model_to_train
 from glassgpt.api.preference_data import checked_lineage, open_data
-from glassgpt.api.runs import changed_settings, copy_chat_template, trainer_config, write_run_files
+from glassgpt.api.runs import changed_settings, copy_chat_template, template_source, trainer_config, write_run_files
 from glassgpt.api.tracking import trackers_of
 from glassgpt.config import RunConfig, check_config, load_config, resolve_config, warmup_warning
-from glassgpt.data.chat.dataset import held_out_targets, is_conversations
+from glassgpt.data.chat.dataset import held_out_targets
 from glassgpt.data.preferences.dataset import PreferenceDataset
 from glassgpt.data.shards import TokenDataset
 from glassgpt.device import pick_device, require_gpus
@@ -195,17 +195,14 @@ def _train(
     verification.start()
     changed = _report_changes(trainer, config) if checkpoint else {}
     write_run_files(run, config, dataset.tokenizer, lineage)
-    if is_conversations(dataset.folder) or config.init_from:
-        copy_chat_template(dataset.folder if is_conversations(dataset.folder) else Path(config.init_from), run.path)
+    if (source := template_source(dataset.folder, config.init_from)) is not None:
+        copy_chat_template(source, run.path)
     if config.lora.rank and checkpoint is None:
         write_base(run, Path(config.init_from))
     logger = JsonlLogger(run, trainer.state.step)
     _log_start(logger, trainer, checkpoint.skipped if checkpoint else [], findings, changed)
-    trainer.observers += [
-        *trackers_of(trainer, config),
-        logger,
-        verification,
-    ]  # closed in this order: trackers report to the logger
+    # Closed in this order: trackers report to the logger.
+    trainer.observers += [*trackers_of(trainer, config), logger, verification]
     return _run_with_display(trainer, config, observers)
 
 
