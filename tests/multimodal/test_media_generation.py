@@ -121,6 +121,17 @@ def test_rows_of_the_table_are_given_back(named):
     table.remove(range(table.num_embeddings, table.num_embeddings + 1))
 
 
+def test_rows_can_be_taken_back_while_another_thread_looks_for_one():
+    table = VectorTable(torch.nn.Embedding(5, 3))
+    first, second = table.add(torch.ones(2, 3)), table.add(torch.ones(1, 3))
+    spans = iter(table._added.used)  # what `in` goes through
+    next(spans)
+    table.remove(first)
+    assert next(spans) == (2, 3)
+    assert second.start in table
+    assert first.start not in table
+
+
 def test_a_table_reuses_gaps_and_keeps_what_is_in_use():
     embedding = torch.nn.Embedding(5, 3)
     table = VectorTable(embedding)

@@ -58,7 +58,8 @@ class _AddedRows:
     def remove(self, first: int, end: int) -> None:
         """Take rows back."""
         with self._lock:
-            self.used.remove((first, end))
+            # Not in place: another thread may be going through the list.
+            self.used = [span for span in self.used if span != (first, end)]
 
     def _free(self, count: int) -> int:
         """Return the first row of the first gap that holds `count` rows."""
