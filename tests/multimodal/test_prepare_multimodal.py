@@ -356,6 +356,15 @@ def test_no_medium_is_on_both_sides(given_documents):
     assert shared_documents(splits) == 0
 
 
+@pytest.mark.parametrize("fraction", [0.01, 0.9])
+def test_neither_split_of_two_documents_is_empty(tmp_path, fraction):
+    media = MediaWriter(tmp_path)
+    made = [document(media, [picture(seed)], "text") for seed in range(2)]
+    splits = divide(made, media, fraction, seed=1).splits
+    assert [len(splits["train"]), len(splits["validation"])] == [1, 1]
+    media.abort()
+
+
 def test_copies_are_dropped(tmp_path):
     media = MediaWriter(tmp_path)
     first, second = document(media, [picture(1)], "a"), document(media, [picture(1)], "b")

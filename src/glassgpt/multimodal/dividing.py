@@ -64,7 +64,8 @@ def divide(documents: Sequence[Document], media: MediaWriter, fraction: float, s
     rule = choose_rule(sizes.items(), fraction, seed)
     if isinstance(rule, TailSplit):  # pictures cannot be cut
         ordered = sorted(sizes, key=HashSplit(fraction, seed).score)
-        rule = ChosenSplit(frozenset(ordered[: max(1, round(fraction * len(ordered)))]), fraction, seed)
+        count = min(max(1, round(fraction * len(ordered))), len(ordered) - 1)  # neither split may be empty
+        rule = ChosenSplit(frozenset(ordered[:count]), fraction, seed)
     splits: dict[Split, list[Document]] = {"train": [], "validation": []}
     for group, document in zip(groups, documents, strict=True):
         [(split, _)] = rule.divide(group, "")
