@@ -78,6 +78,12 @@ def test_sixteen_bits_are_scaled_not_cut():
     assert np.abs(pixels[..., 0].astype(float) - values / 257).max() <= 0.5
 
 
+def test_pgm_of_sixteen_bits_is_scaled():
+    values = np.linspace(0, 65535, 64).astype(">u2")
+    pixels = decode_image(b"P5 8 8 65535\n" + values.tobytes(), 8)
+    assert np.abs(pixels[..., 0].astype(float) - values.reshape(8, 8) / 257).max() <= 0.5
+
+
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_numbers_of_unknown_range_are_refused(mode):
     with pytest.raises(DataError, match="32 bits per channel, whose range is unknown"):

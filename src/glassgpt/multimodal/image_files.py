@@ -74,10 +74,11 @@ def _rgb(image: Image) -> Image:
     """
     from PIL import Image, ImageOps
 
+    has_16_bits = image.mode.startswith("I;16") or (image.format, image.mode) == ("PPM", "I")  # so Pillow reads a PGM
     image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F"):
+    if image.mode in ("I", "F") and not has_16_bits:
         raise DataError("it has 32 bits per channel, whose range is unknown; save it with 8 or 16 bits")
-    if image.mode.startswith("I;16"):  # Pillow would cut all values at 255
+    if has_16_bits:  # Pillow would cut all values at 255
         image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
