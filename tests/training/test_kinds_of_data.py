@@ -20,6 +20,7 @@ from glassgpt.training.hardware import Hardware
 from glassgpt.training.loss import TrainingLoss
 from glassgpt.training.losses import build_loss
 from glassgpt.training.step import TrainStep
+from glassgpt.training.validation import build_validator
 
 
 class BackwardTokens(TokenView):
@@ -91,3 +92,4 @@ def test_kinds_of_the_package_are_registered():
     for kind in (ConversationTokens, PairTokens):
         assert build_batches.dispatch(kind) is not build_batches.dispatch(TokenArray)
         assert build_loss.dispatch(kind) is not build_loss.dispatch(TokenArray)
+    assert build_validator.dispatch(PairTokens) is not build_validator.dispatch(TokenArray)

@@ -92,7 +92,7 @@ class TrainingRun:
         self._is_saving = False
         self._unreported: tuple[int, Path] | None = None
         self._not_deleted: OSError | None = None
-        self._validator = build_validator(self.train_step, dataset, config.train)
+        self._validator = build_validator(dataset.split("validation"), self.train_step, dataset, config.train)
         self.window_tokens = self.train_step.batches.tokens_per_window
         peak = self.hardware.peak_flops
         self.throughput = Throughput(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import singledispatch
 from itertools import islice
 
 import torch
 
 from glassgpt.data.preferences.batches import PairTokens
-from glassgpt.data.shards import TokenDataset
+from glassgpt.data.shards import TokenArray, TokenDataset
 from glassgpt.data.validation import validation_windows
 from glassgpt.training.config import TrainConfig
 from glassgpt.training.loss import ValidationLoss, validation_loss
@@ -58,11 +59,19 @@ class Validator:
         return ValidationLoss(nats, int(tokens), int(n_bytes))
 
 
+@singledispatch
 def build_validator(
-    trained: TrainableModel, dataset: TokenDataset, train: TrainConfig
+    held_out: TokenArray, trained: TrainableModel, dataset: TokenDataset, train: TrainConfig
 ) -> Validator | PreferenceValidator:
-    """Return what validates a model in training: on text, or on pairs of conversations; see `Validator`."""
-    held_out = dataset.split("validation")
-    if isinstance(held_out, PairTokens):
-        return PreferenceValidator(trained, held_out)
+    """Return what validates a model in training. This validates by the loss; other kinds of data register theirs.
+
+    Args:
+        held_out: the validation split of the dataset.
+        trained: see `Validator`, as are the others.
+    """
     return Validator(trained, dataset, train)
+
+
+@build_validator.register
+def _(held_out: PairTokens, trained: TrainableModel, dataset: TokenDataset, train: TrainConfig) -> PreferenceValidator:
+    return PreferenceValidator(trained, held_out)
