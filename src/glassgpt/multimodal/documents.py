@@ -145,7 +145,8 @@ def _plain(document: Document, tokenizer: Tokenizer) -> tuple[list[int], list[bo
 def _conversation(
     document: Document, tokenizer: Tokenizer, template: JinjaTemplate
 ) -> tuple[Sequence[int], Sequence[bool]]:
-    marks = dict(zip(MODALITIES, unused_noncharacters([("", text) for text in document.texts], 2), strict=True))
+    texts = [("", text) for text in document.texts]
+    marks = dict(zip(MODALITIES, unused_noncharacters(texts, len(MODALITIES)), strict=True))
     messages = [
         Message(
             turn.role,
