@@ -252,3 +252,28 @@ def test_a_run_of_text_refuses_pictures_before_it_is_loaded(nano_run, run_main, 
     code, _, errors = run_main("generate", nano_run, "--image", tmp_path / "bird.png")
     assert code == 2
     assert "--image needs a run that was trained on it" in errors
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_the_cost_of_a_precision_is_measured_on_documents_with_media(named_run, run_main, tmp_path, precision):
+    (tmp_path / "bird.png").write_bytes(png(picture(1)))
+    code, out, errors = run_main(
+        "generate",
+        named_run,
+        "--image",
+        tmp_path / "bird.png",
+        "--precision",
+        precision,
+        "--device",
+        "cpu",
+        "--temperature",
+        "0",
+    )
+    assert (code, out) == (0, NAMES[1] + "\n")
+    assert f"{precision}: perplexity " in errors
+
+
+def test_a_run_is_evaluated_on_its_documents(named_run, run_main):
+    code, out, errors = run_main("evaluate", named_run)
+    assert code == 0
+    assert "validation loss" in out + errors

@@ -187,7 +187,7 @@ def _print_precision_cost(run: Path, loaded: LoadedModel, precision: str) -> Non
     from glassgpt.evaluation.show import ConsoleObserver, show_precision_cost
 
     held_out, observer = api.held_out_dataset(run, loaded.tokenizer), ConsoleObserver()
-    cost = perplexity_cost(loaded.model, loaded.decoding_model, held_out, observer=observer) if held_out else None
+    cost = perplexity_cost(loaded.model, loaded.prepared_model, held_out, observer=observer) if held_out else None
     show_precision_cost(cost, precision, held_out)
 
 

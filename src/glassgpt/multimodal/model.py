@@ -134,6 +134,12 @@ class MultimodalModel(ModelWithEncoders):
         """See `ModelWithEncoders`."""
         return MultimodalModel(other, self.multimodal)
 
+    def with_language_model(self, other: LanguageModel) -> MultimodalModel:
+        """Return these encoders with another language model, such as this one in another precision."""
+        model = self.around(other)
+        model.encoders = self.encoders
+        return model.train(self.training)
+
     def train(self, mode: bool = True) -> Self:
         """Set the mode of the language model too."""
         self.language_model.train(mode)
