@@ -10,9 +10,11 @@ import torch
 from multimodal_helpers import GEOMETRY, picture, sound
 from named_media import NAMES
 from PIL import Image
+from safetensors.torch import load_file
 
 from glassgpt import api
 from glassgpt.api.multimodal import encoded_prompts, prompt_with_media
+from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.errors import GenerationError
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.strategy_options import BeamOptions, ContrastiveOptions
@@ -21,6 +23,7 @@ from glassgpt.model.vectors import VectorTable
 from glassgpt.multimodal.audio import encode_audio_readable
 from glassgpt.multimodal.image import encode_image_readable
 from glassgpt.multimodal.media_input import read_medium
+from glassgpt.multimodal.model import MultimodalModel
 
 GREEDY = {"temperature": 0.0, "max_tokens": 20}
 
@@ -277,3 +280,23 @@ def test_a_run_is_evaluated_on_its_documents(named_run, run_main):
     code, out, errors = run_main("evaluate", named_run)
     assert code == 0
     assert "validation loss" in out + errors
+
+
+def test_an_export_is_the_language_model_and_says_so(named, named_run, run_main, tmp_path):
+    code, _, errors = run_main("export", named_run, tmp_path / "hf")
+    assert code == 0
+    assert "only the language model is exported" in errors
+    exported = load_file(tmp_path / "hf" / "model.safetensors")
+    assert not any("encoder" in name for name in exported)
+    assert torch.equal(exported["transformer.wte.weight"], named.model.token_embedding.weight)
+
+
+def test_compression_is_that_of_the_language_model_and_says_so(named_run, run_main, tmp_path):
+    words = ["a red apple and a blue bird, 빨간 사과"] * 50  # those of which `multimodal_helpers.tokenizer` is made
+    (tmp_path / "text.txt").write_text("\n".join(words * 20))
+    text = tmp_path / "text"
+    prepare(PrepareOptions((str(tmp_path / "text.txt"),), text, tokenizer=str(named_run), deduplicate=False))
+    code, _, errors = run_main("compress", named_run, "--out", tmp_path / "small", "--int8", "--data", text)
+    assert code == 0, errors
+    assert "only the language model is compressed" in errors
+    assert not isinstance(api.load(tmp_path / "small", device="cpu").model, MultimodalModel)

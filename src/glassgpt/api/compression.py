@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from glassgpt import console
 from glassgpt.api.loaded_model import LoadedModel
 from glassgpt.api.loading import load_checkpoint
 from glassgpt.api.runs import chat_template_files, save_as_run
@@ -29,6 +30,7 @@ from glassgpt.evaluation.observer import EvaluationObserver
 from glassgpt.evaluation.perplexity import held_out_tokens
 from glassgpt.evaluation.show import ConsoleObserver
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.model.vectors import ModelWithEncoders
 from glassgpt.training.lineage import Lineage
 from glassgpt.training.run_folder import RunFolder
 
@@ -66,6 +68,9 @@ class OpenedSource:
             raise UsageError(f"{folder} holds {rows}; to measure what is lost, add --data DIR with a dataset of text")
         self.dataset = TokenDataset.open(folder)
         loaded, self.checkpoint = load_checkpoint(source.run, source.checkpoint, source.device, "auto", 1)
+        if isinstance(loaded.model, ModelWithEncoders):
+            loaded = replace(loaded, model=loaded.model.language_model)
+            console.warn("only the language model is compressed: the encoders of pictures and sound are left out")
         self.loaded: LoadedModel = loaded
         require_same_tokenizer(loaded.tokenizer.fingerprint, self.dataset)
         held_out_tokens(self.dataset)

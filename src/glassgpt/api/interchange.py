@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from glassgpt.api.loading import load_checkpoint
@@ -20,6 +20,7 @@ from glassgpt.interchange.huggingface import download, import_model
 from glassgpt.interchange.manifest import Origin, write_manifest
 from glassgpt.interchange.sources import find_model
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.model.vectors import ModelWithEncoders
 from glassgpt.training.checkpoint import load_as_trained
 from glassgpt.training.run_folder import RunFolder
 
@@ -104,6 +105,9 @@ def export(
     require_exportable(chosen, config.model, options, check=check)
     require_adapter(chosen, str(run), config.lora)
     loaded, path = load_checkpoint(run, checkpoint, "cpu", "float32", 1)
+    if isinstance(loaded.model, ModelWithEncoders):
+        loaded = replace(loaded, model=loaded.model.language_model)
+        notify("only the language model is exported: the encoders of pictures and sound are left out")
     model = load_as_trained(path) if chosen.is_adapter else loaded.model
     template = RunFolder(Path(run)).chat_template
     with staged_folder(Path(folder), force=False, what="model") as (staging, _):

@@ -76,12 +76,6 @@ class LoadedModel:
         prepared = prepare_for_decoding(original, self.precision, batch_size=self.batch_size, remembers=True)
         return with_vector_table(prepared, original)
 
-    @property
-    def prepared_model(self) -> LanguageModel:
-        """The model prepared for generation, with the encoders of this one if it has any; to measure what precision costs."""
-        decoding = self.decoding_model
-        return self.model.with_language_model(decoding) if isinstance(self.model, MultimodalModel) else decoding
-
     def generate(
         self,
         prompt: PromptInput = None,

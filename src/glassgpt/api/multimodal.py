@@ -72,6 +72,11 @@ def media_before(
     return TracedPrefix(prompt.media, model.multimodal)
 
 
+def with_encoders_of(model: LanguageModel, decoding_model: LanguageModel) -> LanguageModel:
+    """Return a model prepared for generation with the encoders of the one that it was made from, if that has any."""
+    return model.with_language_model(decoding_model) if isinstance(model, MultimodalModel) else decoding_model
+
+
 def text_of(prompt: PromptInput) -> str | None:
     """Return the text of a prompt."""
     return prompt.text if isinstance(prompt, MediaPrompt) else prompt

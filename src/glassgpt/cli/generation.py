@@ -183,11 +183,13 @@ def _print_kernel(loaded: LoadedModel) -> None:
 
 def _print_precision_cost(run: Path, loaded: LoadedModel, precision: str) -> None:
     from glassgpt import api
+    from glassgpt.api.multimodal import with_encoders_of
     from glassgpt.evaluation.precision_cost import perplexity_cost
     from glassgpt.evaluation.show import ConsoleObserver, show_precision_cost
 
     held_out, observer = api.held_out_dataset(run, loaded.tokenizer), ConsoleObserver()
-    cost = perplexity_cost(loaded.model, loaded.prepared_model, held_out, observer=observer) if held_out else None
+    prepared = with_encoders_of(loaded.model, loaded.decoding_model)
+    cost = perplexity_cost(loaded.model, prepared, held_out, observer=observer) if held_out else None
     show_precision_cost(cost, precision, held_out)
 
 

@@ -24,6 +24,8 @@ MESSAGES = {
     "the model was trained on {}, but not on {}; leave that out": "이 모델은 {0}(으)로 학습했지만 {1}(으)로는 학습하지 않았습니다. 그것을 빼세요",
     "the prompt has {} {} times, but there are {} media of that kind; each marks the place of one, and without any mark all come first": "프롬프트에 {0}이(가) {1}번 나오는데 그 종류의 그림·소리는 {2}개입니다. 하나가 한 자리를 나타내며, 하나도 없으면 모두 맨 앞에 놓입니다",
     "{} has no embeddings of the begin tokens of pictures and sound, which an adapter cannot add; train the encoders first, with --multimodal.freeze true, and then an adapter on that run": "{0}에는 그림과 소리의 시작 토큰 임베딩이 없고 어댑터로는 더할 수 없습니다. 먼저 --multimodal.freeze true로 인코더를 학습한 뒤, 그 실행에서 어댑터를 학습하세요",
+    "only the language model is exported: the encoders of pictures and sound are left out": "언어 모델만 내보냅니다. 그림과 소리의 인코더는 들어가지 않습니다",
+    "only the language model is compressed: the encoders of pictures and sound are left out": "언어 모델만 압축합니다. 그림과 소리의 인코더는 들어가지 않습니다",
 }
 HELP = {
     "Names emoji in English and Korean after some minutes on two CPU cores: the model of make demo-pictures.": "CPU 코어 두 개로 몇 분 학습해 이모지의 이름을 영어와 한국어로 말합니다. make demo-pictures의 모델",
