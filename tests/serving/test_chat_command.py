@@ -56,14 +56,14 @@ def test_conversation_grows_by_both_messages_and_keeps_the_system_message_first(
     assert "".join(session.ask("first")) == "one two"
     assert "".join(session.ask("second")) == "one two"
     messages, settings = session.backend.asked[1]
-    assert messages == [
+    assert [(each.role, each.text) for each in messages] == [
         ("system", "Be brief."), ("user", "first"), ("assistant", "one two"), ("user", "second"),
     ]  # fmt: skip
     assert settings == {"max_tokens": 32, "truncate": True, "seed": session.seed}
     session.command("/reset")
     session.command("/system")
     list(session.ask("third"))
-    assert session.backend.asked[2][0] == [("user", "third")]
+    assert [(each.role, each.text) for each in session.backend.asked[2][0]] == [("user", "third")]
 
 
 def test_given_seed_is_used_and_a_random_one_is_reported(session):

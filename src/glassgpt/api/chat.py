@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,22 @@ from glassgpt.api.loaded_model import LoadedModel
 from glassgpt.api.loading import load
 from glassgpt.api.serving import chat_template
 from glassgpt.data.chat.jinja_template import Template
+from glassgpt.errors import GenerationError
+from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import Precision
 from glassgpt.generation.strategies import stream_samples
+from glassgpt.model.vectors import VectorTable
+from glassgpt.multimodal.documents import begin_ids
+from glassgpt.multimodal.media import Modality
+from glassgpt.multimodal.media_input import read_medium
+from glassgpt.multimodal.model import MultimodalModel
+from glassgpt.multimodal.prompting import encode_medium
 from glassgpt.serving.chat_session import SETTINGS, Message
+from glassgpt.serving.content_parts import MediaContent
 from glassgpt.serving.errors import APIError
 from glassgpt.serving.generation_call import build_options
 from glassgpt.serving.limits import ServerLimits
+from glassgpt.serving.media import conversation_ids, filled
 
 
 class LocalChat:
@@ -49,13 +59,39 @@ class LocalChat:
         options = build_options(values, ServerLimits(), {}, self._template.stop, values["max_tokens"])
         model, tokenizer = self._loaded.decoding_model, self._loaded.tokenizer
         is_first = True
-        turns = [(message.role, message.text) for message in messages]
-        prompt = self._template.encode(tokenizer, turns, parse_special_tokens=options.parse_special_tokens)
-        with closing(stream_samples(model, tokenizer, prompt, options)) as chunks:  # type: ignore[type-var]  # pyright: ignore
+        with ExitStack() as held:
+            prompt = self._prompt(messages, options, held)
+            chunks = held.enter_context(closing(stream_samples(model, tokenizer, prompt, options)))  # type: ignore[type-var]  # pyright: ignore
             for chunk in chunks:
                 if chunk.text:  # without the space that separates it from the prompt
                     yield chunk.text.removeprefix(" ") if is_first else chunk.text
                     is_first = False
+
+    def _prompt(self, messages: Sequence[Message], options: GenerationOptions, held: ExitStack) -> list[int]:
+        """Return the ids of a conversation; those of its pictures and sounds are valid while `held` is open.
+
+        Raises:
+            GenerationError: the model does not know them, or they cannot be decoded.
+        """
+        loaded, tokenizer = self._loaded, self._loaded.tokenizer
+        turns = [
+            (each.role, (*(MediaContent(one.modality, one.path.name, "") for one in each.media), each.text))
+            for each in messages
+        ]
+        tokens = conversation_ids(tokenizer, self._template, turns, parse_special_tokens=options.parse_special_tokens)
+        media = [one for each in messages for one in each.media]
+        if not media:
+            return tokens
+        if not isinstance(loaded.model, MultimodalModel):
+            raise GenerationError(
+                "the model was trained on text alone; pictures and sound need one that was trained on them"
+            )
+        table = loaded.decoding_model.get_submodule("token_embedding")
+        assert isinstance(table, VectorTable)
+        items = [read_medium(one.raw, one.modality, loaded.model.multimodal) for one in media]
+        ids = [held.enter_context(table.holding(encode_medium(loaded.model, item))) for item in items]
+        begins: dict[int, Modality] = {token: modality for modality, token in begin_ids(tokenizer).items()}
+        return [*filled(tokens, begins, ids)]
 
 
 def load_chat(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import json
+import mimetypes
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 from glassgpt.errors import GlassGPTError, UsageError
-from glassgpt.serving.chat_session import Message
+from glassgpt.serving.chat_session import Attachment, Message
 
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 600.0
@@ -57,7 +59,7 @@ class RemoteChat:
 
     def answer(self, messages: Sequence[Message], settings: Mapping[str, Any]) -> Generator[str]:
         """Yield the answer piece by piece; see `ChatBackend.answer`."""
-        listed = [{"role": message.role, "content": message.text} for message in messages]
+        listed = [{"role": message.role, "content": _content(message)} for message in messages]
         body = {"model": self.name, "messages": listed, "stream": True, **settings}
         with self._request("POST", "/v1/chat/completions", body) as response:
             for data in _events(response):
@@ -114,6 +116,21 @@ class RemoteChat:
             )
         except ServerError:
             return f"{self._address} answered {response.status} {response.reason}{wait}"
+
+
+def _content(message: Message) -> str | list[dict[str, Any]]:
+    """Return a message's text, or its pictures and sounds and the text as parts."""
+    if not message.media:
+        return message.text
+    return [*map(_part, message.media), {"type": "text", "text": message.text}]
+
+
+def _part(medium: Attachment) -> dict[str, Any]:
+    data = base64.b64encode(medium.raw).decode()
+    if medium.modality == "audio":
+        return {"type": "input_audio", "input_audio": {"data": data, "format": medium.path.suffix[1:].lower() or "wav"}}
+    media_type = mimetypes.guess_type(medium.path.name)[0] or "image/png"
+    return {"type": "image_url", "image_url": {"url": f"data:{media_type};base64,{data}"}}
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from glassgpt.data.files import write_atomically
 from glassgpt.errors import UsageError
 from glassgpt.generation.options import MAX_SEED
+from glassgpt.multimodal.media import Modality
 from glassgpt.serving.errors import APIError
 from glassgpt.serving.fields import OPTION_FIELDS, parse_fields
 
@@ -23,6 +24,15 @@ SETTINGS = {field.name: field for field in OPTION_FIELDS if field.name != "n"}
 """The settings of `/set`, by name: those of a request over HTTP."""
 PREFERRED = {"max_tokens": 256, "truncate": True}
 """Defaults of a chat that differ from those of HTTP: answers are longer, and a long conversation loses its beginning."""
+EXAMPLES: Mapping[Modality, str] = {"image": "a.png", "audio": "b.wav"}
+
+
+class Attachment(NamedTuple):
+    """A picture or a sound that comes before the text of a message."""
+
+    modality: Modality
+    path: Path
+    raw: bytes
 
 
 class Message(NamedTuple):
@@ -30,6 +40,7 @@ class Message(NamedTuple):
 
     role: str
     text: str
+    media: tuple[Attachment, ...] = ()
 
 
 class Command(NamedTuple):
@@ -70,6 +81,7 @@ class ChatSession:
         messages: of the conversation but the system's.
         system: the system's message; empty means none.
         settings: values that differ from the defaults of HTTP.
+        attached: pictures and sounds for the next message.
         seed: of the last answer.
         is_over: True after `/quit`.
     """
@@ -79,6 +91,7 @@ class ChatSession:
         self._defaults = {**PREFERRED, "max_tokens": min(PREFERRED["max_tokens"], max(1, backend.context_length // 2))}
         self.settings: dict[str, Any] = dict(self._defaults)
         self.messages: list[Message] = []
+        self.attached: list[Attachment] = []
         self.system = ""
         self.seed: int | None = None
         self.is_over = False
@@ -93,7 +106,8 @@ class ChatSession:
         head = [Message("system", self.system)] if self.system else []
         given = self.settings.get("seed")
         self.seed = secrets.randbelow(MAX_SEED) if given is None else given
-        messages = [*head, *self.messages, Message("user", text)]
+        question = Message("user", text, tuple(self.attached))
+        messages = [*head, *self.messages, question]
         answer, is_complete = "", False
         try:
             with contextlib.closing(self.backend.answer(messages, {**self.settings, "seed": self.seed})) as pieces:
@@ -103,7 +117,8 @@ class ChatSession:
             is_complete = True
         finally:
             if answer or is_complete:
-                self.messages += [Message("user", text), Message("assistant", answer)]
+                self.messages += [question, Message("assistant", answer)]
+                self.attached.clear()
 
     def command(self, line: str) -> str:
         """Carry out a command such as `/set temperature 0.8`, and return what the user should read.
@@ -140,7 +155,27 @@ class ChatSession:
 
     def _reset(self, argument: str) -> str:
         self.messages.clear()
+        self.attached.clear()
         return "the conversation is empty; settings and system message stay"
+
+    def _attach_image(self, argument: str) -> str:
+        return self._attach("image", argument)
+
+    def _attach_audio(self, argument: str) -> str:
+        return self._attach("audio", argument)
+
+    def _attach(self, modality: Modality, name: str) -> str:
+        if not name:
+            raise UsageError(f"/{modality} needs a file, such as /{modality} {EXAMPLES[modality]}")
+        path = Path(name).expanduser()
+        try:
+            raw = path.read_bytes() if path.is_file() else None
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+        if raw is None:
+            raise UsageError(f"{path} is not a file")
+        self.attached.append(Attachment(modality, path, raw))
+        return f"{path.name} goes with the next message"
 
     def _list_settings(self, argument: str) -> str:
         width = max(map(len, SETTINGS))
@@ -190,6 +225,8 @@ class ChatSession:
     COMMANDS: ClassVar[tuple[Command, ...]] = (
         Command("/set NAME VALUE", "Change a setting; without a value, return to its default.", _set),
         Command("/settings", "List all settings.", _list_settings),
+        Command("/image FILE", "Put a picture before the next message.", _attach_image),
+        Command("/audio FILE", "Put a sound before the next message.", _attach_audio),
         Command("/system TEXT", "Set the system message; without a text, remove it.", _set_system),
         Command("/reset", "Begin a new conversation.", _reset),
         Command("/save FILE", "Save the conversation, as JSON if the file ends in .json.", _save),

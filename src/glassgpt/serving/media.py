@@ -10,7 +10,7 @@ import asyncio
 import base64
 import binascii
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from glassgpt.data.chat.jinja_template import Template, unused_noncharacters
@@ -131,7 +131,7 @@ async def media_prompt(
     async with model.run(version, [Job(inbox, task=task)], inbox) as results:
         async for _ in results():
             pass
-    return version, [*_filled(tokens, _begin_ids(version), task.result)]
+    return version, [*filled(tokens, _begin_ids(version), task.result)]
 
 
 def _require_encoder(
@@ -235,7 +235,7 @@ def _require_fit(n_positions: int, version: ModelVersion) -> None:
         )
 
 
-def _filled(tokens: Sequence[int], begins: dict[int, Modality], ids: Sequence[range]) -> Iterator[int]:
+def filled(tokens: Sequence[int], begins: Mapping[int, Modality], ids: Sequence[range]) -> Iterator[int]:
     """Yield the ids of a prompt, with those of a medium after each begin token."""
     left = iter(ids)
     for token in tokens:

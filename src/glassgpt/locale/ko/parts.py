@@ -155,6 +155,8 @@ PARTS = {
     "/set NAME VALUE": "/set NAME VALUE",
     "/system TEXT": "/system TEXT",
     "/save FILE": "/save FILE",
+    "/image FILE": "/image FILE",
+    "/audio FILE": "/audio FILE",
 }
 
 CONNECTED = {
