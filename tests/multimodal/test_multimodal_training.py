@@ -16,7 +16,7 @@ from glassgpt.config import load_config
 from glassgpt.data.batches import build_batches
 from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.data.tokenizers import train_tokenizer
-from glassgpt.errors import CheckpointError, ConfigError, UsageError
+from glassgpt.errors import CheckpointError, ConfigError, DataError, UsageError
 from glassgpt.multimodal.audio import encode_audio_readable
 from glassgpt.multimodal.batches import EncodedDataset, Payloads, assemble
 from glassgpt.multimodal.config import MultimodalConfig
@@ -238,6 +238,16 @@ def test_encoders_that_do_not_fit_the_configuration_are_refused(named_run, tmp_p
     path.write_text("\n".join(lines) + "\n")
     with pytest.raises((CheckpointError, ConfigError)):
         api.load(tmp_path / "run", device="cpu")
+
+
+@pytest.mark.parametrize("name", ["media-00000.bin", "train.flags"])
+def test_damaged_media_are_found_while_training_runs(named_data, tmp_path, name):
+    data = shutil.copytree(named_data, tmp_path / "data", ignore=shutil.ignore_patterns(".verified.json"))
+    content = bytearray((data / name).read_bytes())
+    content[-1] ^= 1
+    (data / name).write_bytes(content)
+    with pytest.raises(DataError, match=name):
+        api.train(configured(data, train__max_steps=1), tmp_path / "run")
 
 
 def test_a_run_keeps_the_chat_template_of_its_conversations(named_data, tmp_path):

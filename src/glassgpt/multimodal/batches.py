@@ -8,7 +8,7 @@ there: the bytes of the patch or of the frames, eight to a number, and zeros bes
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from glassgpt.data.chat.batches import row_targets
 from glassgpt.data.shards import Split, TokenDataset
 from glassgpt.data.token_view import TokenView
 from glassgpt.data.validation import validation_windows
+from glassgpt.data.verification import other_files
 from glassgpt.errors import DataError
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.multimodal.config import MultimodalConfig, row_length_problem
@@ -171,6 +172,11 @@ class EncodedDataset(TokenDataset):
     def verify(self) -> None:
         """See `MultimodalDataset.verify`."""
         self._dataset.verify()
+
+
+@other_files.register
+def _(dataset: EncodedDataset) -> Mapping[str, str]:
+    return dataset.multimodal.files
 
 
 class EncodedBatches(Batches):
