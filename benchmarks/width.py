@@ -172,6 +172,8 @@ def summary(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if not finite or not any(loss is not None for loss in base.values()):
             continue
         best, best_at_base = min(finite, key=finite.__getitem__), _best(base)
+        if best_at_base not in means:
+            continue  # the time was over before the rates that matter
         spread = [max(seeds) - min(seeds) for rate in finite if (seeds := [x for x in by_rate[rate] if x is not None])]
         carried = finite.get(best_at_base)
         rows.append({
