@@ -49,6 +49,8 @@ CASES = [
     (WRONG, "ask {data} why? --model {run}", "is not an index"),
     (WRONG, "ask {tmp}/none {empty} --model {run}", "the question is empty"),
     (WRONG, "index {tmp}/none --out {tmp}/i", "none does not exist; give files or folders"),
+    (WRONG, "train-image-tokenizer {tmp}/none --out {tmp}/r", "none is not a folder; give a folder of pictures"),
+    (WRONG, "train-image-tokenizer {data} --out {tmp}/r --device cpu", "has 0 different pictures"),
     (WRONG, "search {tmp}/none x", "none does not exist; create an index with: glassgpt index"),
     (WRONG, "search {run} x", "{run} is not an index"),
     (WRONG, "evaluate", "no run is given; give the folder of a run"),

@@ -23,6 +23,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         'glassgpt tokenize "Hello, world!"',
         "glassgpt tokenize --compare -t gpt2 -t data/mine",
     ),
+    "train-image-tokenizer": (
+        "glassgpt train-image-tokenizer photos/ --out tokenizers/photos --steps 5000",
+        "glassgpt train-image-tokenizer data/emoji --out tokenizers/emoji --levels 8,5,5,5",
+    ),
     "model": ("glassgpt model gpt2", "glassgpt model tiny --model.n-layer 6"),
     "config list": ("glassgpt config list",),
     "config show": ("glassgpt config show tiny", "glassgpt config show tiny --model.n-embd 192 > mine.toml"),

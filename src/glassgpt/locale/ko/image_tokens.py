@@ -1,0 +1,37 @@
+"""Image tokenizers: pictures as tokens."""
+
+MESSAGES = {
+    "wrote the image tokenizer {}; compare pictures and reconstructions: {}": "이미지 토크나이저 {0}을(를) 저장했습니다. 원본과 복원한 그림 비교: {1}",
+    "{} is not an image tokenizer; train one with: glassgpt train-image-tokenizer PICTURES --out TOKENIZER": "{0}은(는) 이미지 토크나이저가 아닙니다. 다음으로 학습하세요: glassgpt train-image-tokenizer PICTURES --out TOKENIZER",
+    "codes have the shape {}; it must be (N, {})": "코드의 모양이 {0}입니다. (N, {1})이어야 합니다",
+    "codes are from {} to {}; they must be from 0 to {}": "코드가 {0}에서 {1}까지입니다. 0에서 {2}까지여야 합니다",
+    "{} is damaged: its checksum differs from that in {}": "{0}이(가) 손상되었습니다. 체크섬이 {1}에 적힌 것과 다릅니다",
+    "{} does not match {}: {}": "{0}이(가) {1}과(와) 맞지 않습니다: {2}",
+    "sizes and levels must be integers": "크기와 단계 수는 정수여야 합니다",
+    "levels is {}; it must be numbers from 2 to {} whose product is at most {}": "levels 값이 {0}입니다. 2에서 {1}까지의 수이고 곱이 {2} 이하여야 합니다",
+    "pictures: {} for training, {} held out": "그림: 학습용 {0}장, 검증용 {1}장",
+    "a picture is {} tokens of {}": "그림 한 장은 토큰 {0}개이고, 토큰의 종류는 {1}가지입니다",
+    "held-out pictures after encoding and decoding: {} dB (the mean picture: {} dB)": "검증용 그림을 부호화하고 복원한 결과: {0} dB(평균 그림: {1} dB)",
+    "codes that are used: {} (perplexity {})": "쓰이는 코드: {0}(퍼플렉시티 {1})",
+    "image tokenizer": "이미지 토크나이저",
+    "reconstruction loss {}": "복원 손실 {0}",
+    "the loss is {} at step {}; use a lower --learning-rate": "{1}스텝에서 손실이 {0}입니다. --learning-rate를 낮추세요",
+    "the tokenizer reconstructs nothing: {} dB, and the mean picture {} dB; train it longer (--steps), or with another --learning-rate": "토크나이저가 아무것도 복원하지 못합니다: {0} dB, 평균 그림은 {1} dB. 더 오래(--steps) 학습하거나 --learning-rate를 바꾸세요",
+    "{} is not a folder; give a folder of pictures, or a dataset with pictures": "{0}은(는) 폴더가 아닙니다. 그림이 든 폴더나 그림이 있는 데이터셋을 지정하세요",
+    "{} has {} different pictures; at least 2 are needed": "{0}에 서로 다른 그림이 {1}장 있습니다. 2장 이상이어야 합니다",
+    "the pictures take more than {} GB of memory; give fewer, or make them smaller": "그림이 메모리를 {0} GB보다 많이 차지합니다. 수를 줄이거나 더 작게 하세요",
+}
+HELP = {
+    "Train an image tokenizer, which turns pictures into a few tokens and back (extra multimodal).": "그림을 토큰 몇 개로 바꾸고 되돌리는 이미지 토크나이저를 학습합니다(extra multimodal).",
+    "Prints how well held-out pictures are reconstructed, and writes a picture of some.": "검증용 그림이 얼마나 잘 복원되는지 출력하고, 그중 일부를 그림으로 저장합니다.",
+    "Folder of pictures, with its subfolders, or a dataset created with prepare --format multimodal.": "그림이 든 폴더(하위 폴더 포함), 또는 prepare --format multimodal로 만든 데이터셋.",
+    "Folder to create for the tokenizer.": "토크나이저를 저장할 새 폴더.",
+    "Width and height in pixels of the square that becomes one token; a power of 2.": "토큰 하나가 되는 정사각형의 너비와 높이(픽셀). 2의 거듭제곱이어야 합니다.",
+    "Levels of each number of a token; their product is the number of different tokens.": "토큰을 이루는 각 수의 단계 수. 그 곱이 토큰 종류의 수입니다.",
+    "Channels of the convolutions at full size.": "원래 크기에서 합성곱의 채널 수.",
+    "Number of training steps.": "학습 스텝 수.",
+    "Pictures per step.": "스텝당 그림 수.",
+    "Peak of the learning rate.": "학습률의 최댓값.",
+    "How strongly pictures are moved and recolored while training, from 0 to 2.": "학습할 때 그림을 움직이고 색을 바꾸는 정도. 0에서 2까지.",
+    "Seed of the weights, the batches and the augmentation.": "가중치, 배치, 증강의 시드.",
+}
