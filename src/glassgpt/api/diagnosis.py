@@ -33,11 +33,13 @@ from glassgpt.diagnosis.report import write_report
 from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.diagnosis.show import coordinates_progress, rate_range_progress
 from glassgpt.diagnosis.targets import require_target
-from glassgpt.errors import CheckpointError, ConfigError, GlassGPTError, UsageError
+from glassgpt.errors import CheckpointError, ConfigError, DataError, GlassGPTError, TokenizerError, UsageError
 from glassgpt.evaluation.loss import evaluate_dataset
 from glassgpt.evaluation.show import ConsoleObserver
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.config import GPT2_VOCAB_SIZE
+from glassgpt.multimodal.data_checks import check_media, diagnose_media
+from glassgpt.multimodal.dataset import MultimodalDataset, is_multimodal
 from glassgpt.training.checkpoint import find_checkpoint, read_state
 from glassgpt.training.run_folder import RunFolder
 
@@ -104,15 +106,31 @@ def _refuse_training(trains: bool, target: str | Path | None) -> None:
 
 
 def _doctor_data(folder: Path) -> Iterator[CheckResult]:
-    dataset = diagnosis.open_dataset(folder)
+    dataset = _open_dataset(folder)
     if isinstance(dataset, CheckResult):
         yield dataset
+    elif isinstance(dataset, MultimodalDataset):
+        yield from diagnose_media(dataset)
     else:
         yield from diagnosis.diagnose_dataset(dataset)
 
 
+def _open_dataset(folder: Path) -> TokenDataset | CheckResult:
+    """Return a dataset of any kind, or a check result that says why it cannot be opened."""
+    if not is_multimodal(folder):
+        return diagnosis.open_dataset(folder)
+    try:
+        dataset = MultimodalDataset.open(folder)
+        _ = dataset.tokenizer
+    except (DataError, TokenizerError) as error:
+        code = "GG-DAT-007" if isinstance(error, DataError) else "GG-DAT-010"
+        outcome = "unreadable" if isinstance(error, DataError) else "tokenizer mismatch"
+        return CheckResult("data", outcome, findings=(Finding(code, "fatal", {"problem": str(error)}),))
+    return dataset
+
+
 def _doctor_config(config: RunConfig, out: Path, *, rate_range: bool, coordinates: bool) -> Iterator[CheckResult]:
-    dataset = diagnosis.open_dataset(dataset_folder(config.data)) if config.data else None
+    dataset = _open_dataset(dataset_folder(config.data)) if config.data else None
     if isinstance(dataset, CheckResult):
         yield dataset
         return
@@ -129,7 +147,11 @@ def _doctor_config(config: RunConfig, out: Path, *, rate_range: bool, coordinate
             yield check_tokenizer(state.tokenizer_fingerprint, dataset)
     vocab_size = config.model.vocab_size or (dataset.vocab_size if dataset else GPT2_VOCAB_SIZE)
     model = dataclasses.replace(config.model, vocab_size=vocab_size)
-    plan = diagnosis.TrainingPlan(model, trainer_config(config), dataset, out, weights, known_loss, config.lora)
+    text = dataset
+    if isinstance(dataset, MultimodalDataset):  # the model is checked with random tokens
+        yield from diagnose_media(dataset)
+        text = None
+    plan = diagnosis.TrainingPlan(model, trainer_config(config), text, out, weights, known_loss, config.lora)
     yield from diagnosis.diagnose_training(
         plan,
         rate_range=rate_range,
@@ -169,7 +191,7 @@ def _doctor_run(run: RunFolder, data: Path | None, text: GenerationOptions | Non
     if dataset is not None:
         yield _check_run_tokenizer(run, dataset)
         yield from _check_run_text(dataset)
-    baseline = dataset_baseline(dataset) if dataset is not None else None
+    baseline = _baseline(dataset)
     log = RunLog.read(run)
     yield from diagnose_run(
         log,
@@ -188,7 +210,7 @@ def _doctor_run(run: RunFolder, data: Path | None, text: GenerationOptions | Non
 def _open_run_data(config: RunConfig, data: Path | None) -> TokenDataset | CheckResult | None:
     """Return the dataset of a run or its replacement, a message if it cannot be opened, or None if it no longer exists."""
     folder = dataset_folder(data) if data else Path(config.data) if config.data else None
-    return diagnosis.open_dataset(folder) if folder is not None and folder.is_dir() else None
+    return _open_dataset(folder) if folder is not None and folder.is_dir() else None
 
 
 def _open_training_data(config: RunConfig, run: RunFolder, data: Path | None) -> TokenDataset | None:
@@ -206,6 +228,13 @@ def _open_training_data(config: RunConfig, run: RunFolder, data: Path | None) ->
     return dataset
 
 
+def _baseline(dataset: TokenDataset | CheckResult | None) -> NGramBaseline | None:
+    """Return what n-gram models know of a text; None without one, as they know nothing of pictures and sound."""
+    if not isinstance(dataset, TokenDataset) or isinstance(dataset, MultimodalDataset):
+        return None
+    return dataset_baseline(dataset)
+
+
 def _check_run_tokenizer(run: RunFolder, dataset: TokenDataset) -> CheckResult:
     try:
         return check_tokenizer(load_tokenizer(run.tokenizer).fingerprint, dataset)
@@ -215,7 +244,10 @@ def _check_run_tokenizer(run: RunFolder, dataset: TokenDataset) -> CheckResult:
 
 
 def _check_run_text(dataset: TokenDataset) -> Iterator[CheckResult]:
-    """Check that validation text does not occur in the training text, if the dataset is of text."""
+    """Check that validation text does not occur in the training text, if the dataset is of text; else check its media."""
+    if isinstance(dataset, MultimodalDataset):
+        yield from check_media(dataset)
+        return
     if not isinstance(dataset, ConversationDataset) and check_token_ids(dataset, dataset.vocab_size).passed:
         yield check_overlap(dataset)
 
@@ -228,7 +260,7 @@ def report(run: str | Path, checks: list[CheckResult]) -> Path:
     """
     folder = RunFolder(Path(run)).require()
     dataset = _open_run_data(load_config(folder.config), None)
-    baseline = dataset_baseline(dataset) if isinstance(dataset, TokenDataset) else None
+    baseline = _baseline(dataset)
     try:
         write_report(RunLog.read(folder), checks, baseline)
     except OSError as error:

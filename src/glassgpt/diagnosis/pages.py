@@ -35,6 +35,7 @@ FAMILIES = {
     "LAY": "Layers, 층",
     "LRT": "Learning rate, 학습률",
     "LOS": "Loss, 손실",
+    "MED": "Pictures and sound, 그림과 소리",
     "MEM": "Memory, 메모리",
     "MOD": "Model, 모델",
     "NAN": "Not a number, NaN",

@@ -219,6 +219,10 @@ class MultimodalDataset(TokenDataset):
         share = counts.supervised / max(1, len(tokens) // row_length * (row_length - 1))
         return MultimodalTokens(tokens, self._flags[name], self._places[name], self.store, row_length, share)
 
+    def media_of(self, name: Split) -> set[int]:
+        """Return the numbers of the media that a split has."""
+        return set(self._places[name]["item"].tolist())
+
     def verify(self) -> None:
         """Read every file of the dataset and compare it with its checksum.
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from glassgpt.data.files import read_regular, regular_only
 from glassgpt.errors import DataError
-from glassgpt.multimodal.media import MODALITIES, Geometry, MediaItem, item_dtype
+from glassgpt.multimodal.media import MODALITIES, Geometry, MediaItem, Modality, item_dtype
 
 ITEM = np.dtype(
     [("shard", "<u4"), ("modality", "<u4"), ("offset", "<u8"), ("shape", "<u4", (3,)), ("sha256", "u1", (32,))]
@@ -164,6 +164,10 @@ class MediaStore:
         raw = self._raw(number)
         shape = tuple(int(size) for size in record["shape"] if size)
         return MediaItem(modality, raw.view(item_dtype(modality)).reshape(shape))
+
+    def numbers(self, modality: Modality) -> NDArray[np.int64]:
+        """Return the numbers of the media of a modality, in order."""
+        return np.flatnonzero(self._items["modality"] == MODALITIES.index(modality))
 
     def digest(self, number: int) -> str:
         """Return the SHA-256 (hex) of a medium."""

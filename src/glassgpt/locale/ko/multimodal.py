@@ -15,6 +15,8 @@ MESSAGES = {
     "the model was trained on text alone; pictures and sound need one that was trained on them": "글로만 학습한 모델입니다. 그림과 소리에는 그것으로 학습한 모델이 필요합니다",
     "a draft model cannot see or hear; look drafts up in the text instead (without a draft model)": "초안 모델은 보거나 듣지 못합니다. 초안 모델 없이 글에서 초안을 찾게 하세요",
     "text alone": "글",
+    "pictures": "그림",
+    "sounds": "소리",
     "{} needs a run that was trained on it; {} was trained on {}": "{0}에는 그것으로 학습한 실행 폴더가 필요합니다. {1}은(는) {2:t}(으)로 학습했습니다",
     "decoding pictures and sound": "그림과 소리 디코딩하기",
     "a sound is a pair of samples and their rate, such as (samples, 16000)": "소리는 (samples, 16000)처럼 샘플과 샘플레이트의 쌍입니다",
