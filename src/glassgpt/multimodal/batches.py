@@ -158,12 +158,14 @@ class EncodedDataset(TokenDataset):
         config: the settings by which media become bytes.
 
     Attributes:
-        multimodal: see `MultimodalDataset`.
+        multimodal: see `MultimodalDataset`, as is `store`.
+        store: the media.
     """
 
     def __init__(self, dataset: MultimodalDataset, config: MultimodalConfig) -> None:
         super().__init__(dataset.folder, dataset.info, dataset.headers)
         self._dataset, self._config, self.multimodal = dataset, config, dataset.multimodal
+        self.store = dataset.store
 
     def split(self, name: Split) -> EncodedTokens:
         """Return the rows of one split."""

@@ -31,7 +31,7 @@ BLANK_WARNING, BLANK_FATAL = 0.01, 0.5
 BLANK_RANGE = {"image": 4, "audio": 8}
 """Difference between the highest and the lowest value of a medium, up to which nothing is in it."""
 PLACEHOLDER_SHARE, PLACEHOLDER_RATIO = 0.05, 10
-"""A medium is a placeholder if this share of the documents has it, and so many times as many as have the next one."""
+"""A medium is a placeholder if more than this share of the documents have it, and at least 10 times as many as the next one."""
 SHARED_WARNING, SHARED_FATAL = 0.01, 0.5
 EMPTY_POWER, EMPTY_SHARE = 1e-5, 0.9
 """Share of a sound's power in the upper half of its frequencies below which that half is empty; share of such sounds.
