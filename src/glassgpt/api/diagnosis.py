@@ -38,8 +38,11 @@ from glassgpt.evaluation.loss import evaluate_dataset
 from glassgpt.evaluation.show import ConsoleObserver
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.config import GPT2_VOCAB_SIZE
+from glassgpt.multimodal.batches import EncodedDataset
 from glassgpt.multimodal.data_checks import check_media, diagnose_media
 from glassgpt.multimodal.dataset import MultimodalDataset, is_multimodal
+from glassgpt.multimodal.model import MultimodalModel
+from glassgpt.multimodal.run_checks import diagnose_encoders
 from glassgpt.training.checkpoint import find_checkpoint, read_state
 from glassgpt.training.run_folder import RunFolder
 
@@ -201,10 +204,22 @@ def _doctor_run(run: RunFolder, data: Path | None, text: GenerationOptions | Non
         train_tokens=dataset.info.train.tokens if dataset is not None else 0,
         is_fresh=not config.init_from,
     )
+    if isinstance(dataset, MultimodalDataset):
+        yield from _check_encoders(run, config, dataset)
     replayed = check_replay(log, trainer_config(config), lambda: _open_training_data(config, run, data))
     yield from [replayed] if replayed else []
     if text is not None and dataset is not None and baseline is not None:
         yield from _doctor_text(run, dataset, baseline, text)
+
+
+def _check_encoders(run: RunFolder, config: RunConfig, dataset: MultimodalDataset) -> Iterator[CheckResult]:
+    """Check the encoders of a run's best weights; nothing if other checks have found that these cannot be loaded."""
+    try:
+        model = load(run.path, device="cpu").model
+    except GlassGPTError:
+        return
+    if isinstance(model, MultimodalModel) and dataset.geometry == config.multimodal.geometry:
+        yield from diagnose_encoders(model, EncodedDataset(dataset, config.multimodal))
 
 
 def _open_run_data(config: RunConfig, data: Path | None) -> TokenDataset | CheckResult | None:

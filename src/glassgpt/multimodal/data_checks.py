@@ -43,7 +43,7 @@ NAMES: dict[Modality, str] = {"image": "pictures", "audio": "sounds"}
 
 @dataclass(frozen=True)
 class MediaDocument:
-    """What a document says of its media.
+    """A document with media, as text.
 
     Attributes:
         prompt: its text that is not learned.
