@@ -24,7 +24,10 @@ NOT_FOR_PEOPLE = (
 )  # fmt: skip
 """Files whose texts a person never sees in the terminal: formulas, which the page translates itself; labels of pictures, which
 are files."""
-EVENT_FILES = ("diagnosis/", "training/observers.py", "training/training_run.py", "api/training.py", "data/remarks.py")
+EVENT_FILES = (
+    "diagnosis/", "multimodal/data_checks.py", "multimodal/run_checks.py", "training/observers.py", "training/training_run.py",
+    "api/training.py", "data/remarks.py",
+)  # fmt: skip
 NAME = re.compile(r"[(\w/][\w /)-]*(?: \{\})?")
 """Names of checks, outcomes and events, which the catalogue translates."""
 NOT_MESSAGES = re.compile(
