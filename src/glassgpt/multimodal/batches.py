@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from glassgpt.data.batches import Batches, build_batches
+from glassgpt.data.batches import build_batches
 from glassgpt.data.chat.batches import row_targets
+from glassgpt.data.row_batches import RowBatches, row_starts
 from glassgpt.data.shards import Split, TokenDataset
 from glassgpt.data.token_view import TokenView
 from glassgpt.data.validation import validation_windows
@@ -181,7 +182,7 @@ def _(dataset: EncodedDataset) -> Mapping[str, str]:
     return dataset.multimodal.files
 
 
-class EncodedBatches(Batches):
+class EncodedBatches(RowBatches):
     """A stream of rows: each epoch is a seeded permutation of them; see `Batches`.
 
     Args:
@@ -200,15 +201,10 @@ class EncodedBatches(Batches):
         _require_length(tokens, context_length)
         super().__init__(tokens, context_length, seed, rank=rank, world_size=world_size)
         self._rows = tokens
-        self.windows_per_epoch = len(tokens) // tokens.row_length
 
     def read(self, starts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return inputs (B, T, 1 + W) and targets (B, T) of the given rows; see `RowReader`."""
         return self._rows.reader.read(starts)
-
-    def _shuffled_starts(self, epoch: int) -> NDArray[np.int64]:
-        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((self._seed, epoch))))
-        return self._rows.row_length * generator.permutation(self.windows_per_epoch)
 
 
 @validation_windows.register
@@ -221,11 +217,8 @@ def encoded_rows_in_order(
         DataError: they have another length.
     """
     _require_length(tokens, context_length)
-    n_rows = len(tokens) // tokens.row_length
-    n_rows = n_rows if limit is None else min(n_rows, max(1, limit // context_length))
-    starts = tokens.row_length * np.arange(n_rows)
-    for first in range(0, n_rows, batch_size):
-        yield tokens.reader.read(starts[first : first + batch_size])
+    for starts in row_starts(tokens, context_length, batch_size, limit):
+        yield tokens.reader.read(starts)
 
 
 def _require_length(tokens: EncodedTokens, length: int) -> None:

@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from glassgpt.data.batches import Batches, build_batches
+from glassgpt.data.batches import build_batches
 from glassgpt.data.chat.rows import STARTS, SUPERVISED, row_length_problem
+from glassgpt.data.row_batches import RowBatches, row_starts
 from glassgpt.data.shards import TokenArray
 from glassgpt.data.token_view import TokenView
 from glassgpt.data.validation import validation_windows
@@ -45,7 +46,7 @@ class ConversationTokens(TokenView):
         return self._flags[start : start + count]
 
 
-class ConversationBatches(Batches):
+class ConversationBatches(RowBatches):
     """A stream of packed rows: each epoch is a seeded permutation of them; see `Batches`.
 
     Args:
@@ -64,15 +65,10 @@ class ConversationBatches(Batches):
         _require_length(tokens, context_length)
         super().__init__(tokens, context_length, seed, rank=rank, world_size=world_size)
         self._rows = tokens
-        self.windows_per_epoch = len(tokens) // tokens.row_length
 
     def read(self, starts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of the given rows; see `Batches.read` and `row_targets`."""
         return _read(self._rows, starts)
-
-    def _shuffled_starts(self, epoch: int) -> NDArray[np.int64]:
-        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((self._seed, epoch))))
-        return self._rows.row_length * generator.permutation(self.windows_per_epoch)
 
 
 def row_targets(ids: NDArray[np.int64], flags: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -103,11 +99,8 @@ def rows_in_order(
         DataError: they have another length.
     """
     _require_length(tokens, context_length)
-    n_rows = len(tokens) // tokens.row_length
-    n_rows = n_rows if limit is None else min(n_rows, max(1, limit // context_length))
-    starts = tokens.row_length * np.arange(n_rows)
-    for first in range(0, n_rows, batch_size):
-        yield _read(tokens, starts[first : first + batch_size])
+    for starts in row_starts(tokens, context_length, batch_size, limit):
+        yield _read(tokens, starts)
 
 
 build_batches.register(ConversationTokens, ConversationBatches)
