@@ -6,6 +6,7 @@ import torch
 
 from glassgpt.api import load
 from glassgpt.api.diagnosis import doctor
+from glassgpt.diagnosis.checks.data import counted_tokens, dataset_baseline
 from glassgpt.multimodal import run_checks
 from glassgpt.multimodal.audio import AudioEncoder
 from glassgpt.multimodal.batches import EncodedDataset
@@ -93,3 +94,12 @@ def test_doctor_checks_the_encoders_of_a_run(named_run):
     assert "n-gram baselines" not in results or not results["n-gram baselines"].findings
     found = {finding.code for check in results.values() for finding in check.findings}
     assert not any(code.startswith(("GG-MED", "GG-DAT")) for code in found)
+
+
+def test_ngram_models_count_learned_tokens_only(dataset):
+    """The monitor of a run asks for them when the loss stalls; positions without a token are no ids."""
+    counted = counted_tokens(dataset.split("train"), 10**6)
+    assert len(counted) == dataset.multimodal.train.supervised
+    assert counted.min() >= 0
+    baseline = dataset_baseline(dataset)
+    assert 0 < baseline.bigram < baseline.unigram < baseline.uniform

@@ -22,10 +22,11 @@ from glassgpt.data.shards import Split, TokenDataset
 from glassgpt.data.token_view import TokenView
 from glassgpt.data.validation import validation_windows
 from glassgpt.data.verification import other_files
+from glassgpt.diagnosis.checks.data import counted_tokens
 from glassgpt.errors import DataError
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.multimodal.config import MultimodalConfig, row_length_problem
-from glassgpt.multimodal.dataset import MultimodalDataset, MultimodalTokens
+from glassgpt.multimodal.dataset import SUPERVISED, MultimodalDataset, MultimodalTokens
 from glassgpt.multimodal.loss import multimodal_loss
 from glassgpt.multimodal.media import MediaItem
 from glassgpt.multimodal.model import ENCODER_TYPES, medium_id
@@ -149,6 +150,12 @@ class EncodedTokens(TokenView):
         super().__init__(rows)
         self.row_length, self.supervised_share = rows.row_length, rows.supervised_share
         self.reader = RowReader(rows, config)
+        self._rows = rows
+
+    def learned(self) -> NDArray[np.int64]:
+        """Return the tokens that are learned, in order."""
+        rows = self._rows
+        return rows.read(0, len(rows))[rows.flags(0, len(rows)) & SUPERVISED > 0]
 
 
 class EncodedDataset(TokenDataset):
@@ -232,3 +239,8 @@ build_batches.register(EncodedTokens, EncodedBatches)
 @build_loss.register
 def _(tokens: EncodedTokens, model: LanguageModel, config: TrainerConfig) -> TrainingLoss:
     return multimodal_loss(model, config, tokens.supervised_share)
+
+
+@counted_tokens.register
+def _(tokens: EncodedTokens, max_tokens: int) -> NDArray[np.int64]:
+    return tokens.learned()[:max_tokens]

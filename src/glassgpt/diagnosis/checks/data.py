@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import singledispatch
 
 import numpy as np
 import torch
@@ -247,16 +248,20 @@ def dataset_baseline(dataset: TokenDataset, max_tokens: int = MAX_TOKENS // 4) -
 
     Of conversations, only the learned tokens count, as they do in the loss: templates and padding are easy to predict.
     """
-    train, validation = (_counted_tokens(dataset.split(split), max_tokens) for split in SPLITS)
+    train, validation = (counted_tokens(dataset.split(split), max_tokens) for split in SPLITS)
     return ngram_baseline(train, validation, dataset.vocab_size)
 
 
-def _counted_tokens(tokens: TokenArray, max_tokens: int) -> Tokens:
-    if isinstance(tokens, ConversationTokens):
-        learned = tokens.read(0, len(tokens))[tokens.flags(0, len(tokens)) & SUPERVISED > 0]
-        if len(learned) > 1:  # fewer have no pairs
-            return learned[:max_tokens]
+@singledispatch
+def counted_tokens(tokens: TokenArray, max_tokens: int) -> Tokens:
+    """Return the tokens of a split that n-gram models count, at most `max_tokens`; kinds of data register their own."""
     return sample(tokens, max_tokens)
+
+
+@counted_tokens.register
+def _(tokens: ConversationTokens, max_tokens: int) -> Tokens:
+    learned = tokens.read(0, len(tokens))[tokens.flags(0, len(tokens)) & SUPERVISED > 0]
+    return learned[:max_tokens] if len(learned) > 1 else sample(tokens, max_tokens)  # fewer have no pairs
 
 
 def check_split_similarity(dataset: TokenDataset, max_tokens: int = MAX_TOKENS // 4) -> CheckResult:
