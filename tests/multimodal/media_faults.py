@@ -5,7 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-from multimodal_helpers import GEOMETRY, picture, sound, write
+from multimodal_helpers import GEOMETRY, document, picture, sound, write
 from named_media import NAMES, named_documents, noisy
 
 from glassgpt.multimodal.dataset import MULTIMODAL_FILE, PLACE, MultimodalDataset, places_file
@@ -83,3 +83,26 @@ choices = _writer(prompt=lambda seed, own: " or ".join(NAMES) + "?")
 blank = _writer(item=lambda seed, usual: usual._replace(data=np.full_like(usual.data, 7)) if seed % 5 else usual)
 placeholder = _writer(item=lambda seed, usual: picture(99) if seed % 2 else usual)
 low_rate = _writer(item=_low_rate)
+
+
+def _many(is_mixed_up: bool):
+    """Return a function that writes more documents than `healthy` does; mixed up, the name of a picture is any of the names."""
+
+    def documents(media):
+        chance = np.random.default_rng(5)
+        made = []
+        for seed in range(160):
+            for usual in (noisy(picture(seed % 2), seed, 9), noisy(sound(seed % 2, 700 + seed), seed, 300)):
+                is_any = is_mixed_up and usual.modality == "image"
+                name = NAMES[chance.integers(2) if is_any else seed % 2]
+                made.append(document(media, [usual], name, f"{usual.modality} {seed}"))
+        return made[:220], made[220:]
+
+    def make(folder: Path) -> Path:
+        write(folder, documents)
+        return folder
+
+    return make
+
+
+many, mixed_up = _many(False), _many(True)
