@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from glassgpt.multimodal.config import MultimodalConfig
 from glassgpt.multimodal.dataset import MultimodalDataset
 from glassgpt.multimodal.media import Geometry, MediaItem
+from glassgpt.multimodal.spectrogram import spectrogram_picture
 
 SAMPLES_FILE = "samples.png"
 COLUMNS, ROWS = 8, 6
 GAP = 4
 SMALLEST_TILE, SPECTROGRAM_WIDTH = 64, 192
-DECIBELS = 60.0
-"""Range of a spectrogram that is shown; what is softer than the loudest by more is white."""
 
 
 def write_samples(dataset: MultimodalDataset, folder: Path) -> None:
@@ -47,22 +47,11 @@ def contact_sheet(tiles: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     return sheet
 
 
-def spectrogram(samples: NDArray[np.int16], hop: int) -> NDArray[np.float64]:
-    """Return the power of each frame's frequencies in decibels below the loudest, (frequencies, frames); low ones last."""
-    width = 1 << (2 * hop - 1).bit_length()  # at least two hops
-    frames = -(-len(samples) // hop)
-    padded = np.pad(samples.astype(np.float64), (0, width))
-    windows = np.stack([padded[at * hop : at * hop + width] for at in range(frames)]) * np.hanning(width)
-    power = np.abs(np.fft.rfft(windows)) ** 2
-    return 10 * np.log10(np.maximum(power / max(power.max(), 1e-9), 1e-9)).T[::-1]
-
-
 def _tile(item: MediaItem, geometry: Geometry) -> NDArray[np.uint8]:
     from PIL import Image
 
     if item.modality == "image":
         scale = max(1, -(-SMALLEST_TILE // geometry.image_size))
         return item.data.repeat(scale, axis=0).repeat(scale, axis=1)
-    shown = np.clip(-spectrogram(item.data, geometry.hop) / DECIBELS, 0, 1)
-    size = (SPECTROGRAM_WIDTH, max(SMALLEST_TILE, geometry.image_size))
-    return np.array(Image.fromarray((shown * 255).astype(np.uint8)).resize(size).convert("RGB"))
+    shown = spectrogram_picture(item.data, MultimodalConfig().fitted(("audio",), geometry))
+    return np.array(Image.fromarray(shown).resize((SPECTROGRAM_WIDTH, max(SMALLEST_TILE, geometry.image_size))))

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from glassgpt.multimodal.config import MultimodalConfig
+
 WINDOW_SECONDS = 0.025
 RANGE = 8.0
 """Powers of ten below the loudest band that still count."""
@@ -42,6 +44,19 @@ def log_mel(samples: NDArray[Any], rate: int, hop: int, mels: int) -> NDArray[np
     bands = np.log10(np.maximum(power @ mel_filters(rate, mels), FLOOR))
     loudest = bands.max(initial=np.log10(FLOOR))
     return (np.maximum(bands, loudest - RANGE) - loudest + RANGE / 2).astype(np.float32) / np.float32(RANGE / 2)
+
+
+def spectrogram_picture(samples: NDArray[np.int16], config: MultimodalConfig) -> NDArray[np.uint8]:
+    """Return the log-mel spectrogram as a picture (mels, frames, 3) uint8: brighter is louder, low frequencies are below.
+
+    It has all frames of the last position; those after the end are silent.
+    """
+    frames = log_mel(samples, config.rate, config.hop, config.mels)  # (F, mels) from -1 to 1
+    n_frames = config.geometry.audio_positions(len(samples)) * config.frames_per_position
+    padded = np.full((n_frames, config.mels), SILENCE, dtype=np.float32)
+    padded[: len(frames)] = frames
+    gray = np.round((padded.T[::-1] + 1) * 127.5).astype(np.uint8)
+    return np.repeat(gray[:, :, None], 3, axis=2)
 
 
 def hann_window(rate: int) -> NDArray[np.float64]:

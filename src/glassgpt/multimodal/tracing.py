@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import InspectionError
 from glassgpt.inspection.media import TracedMedium
@@ -16,7 +13,7 @@ from glassgpt.multimodal.config import MultimodalConfig
 from glassgpt.multimodal.media import BEGIN_TOKENS, MediaItem
 from glassgpt.multimodal.model import MultimodalModel
 from glassgpt.multimodal.prompting import encode_medium, with_vector_table
-from glassgpt.multimodal.spectrogram import SILENCE, log_mel
+from glassgpt.multimodal.spectrogram import spectrogram_picture
 
 
 @dataclass(frozen=True)
@@ -68,16 +65,3 @@ def _sound(item: MediaItem, first: int, config: MultimodalConfig) -> TracedMediu
     count = config.geometry.audio_positions(len(item.data))
     pieces = tuple(f"♪{at * seconds:.2f}s" for at in range(count))
     return TracedMedium("audio", first, 1, count, pieces, spectrogram_picture(item.data, config))
-
-
-def spectrogram_picture(samples: NDArray[np.int16], config: MultimodalConfig) -> NDArray[np.uint8]:
-    """Return the log-mel spectrogram as a picture (mels, frames, 3) uint8: brighter is louder, low frequencies are below.
-
-    It has all frames of the last position; those after the end are silent.
-    """
-    frames = log_mel(samples, config.rate, config.hop, config.mels)  # (F, mels) from -1 to 1
-    n_frames = config.geometry.audio_positions(len(samples)) * config.frames_per_position
-    padded = np.full((n_frames, config.mels), SILENCE, dtype=np.float32)
-    padded[: len(frames)] = frames
-    gray = np.round((padded.T[::-1] + 1) * 127.5).astype(np.uint8)
-    return np.repeat(gray[:, :, None], 3, axis=2)
