@@ -109,7 +109,7 @@ def train(
                 rate = trial.rate * learning_rate_ratio(config.schedule, number - 1, steps)
                 if isinstance(step.run(number, rate), Skipped):
                     return trial, None, time.perf_counter() - start
-            loss = Validator(step, dataset, config.train).run().loss
+            loss = Validator(dataset.split("validation"), step, dataset, config.train).run().loss
     finally:
         step.close()
     return trial, loss if math.isfinite(loss) else None, time.perf_counter() - start

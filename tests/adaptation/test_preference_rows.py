@@ -139,7 +139,7 @@ def test_epoch_has_each_pair_once_and_continues_from_any_position(pairs):
 
 def test_quarantined_pair_is_replaced_and_no_other(pairs):
     batches = PairBatches(pairs, seed=3)
-    batches.quarantine([(2 * pairs.slot, 3 * pairs.slot)])
+    batches.quarantine([(2 * pairs.row_length, 3 * pairs.row_length)])
     seen = [batches.next(1)[0][0, 0, 0].item() // 100 for _ in range(7)]
     assert set(seen) == {1, 2, 4, 5, 6, 7}
 

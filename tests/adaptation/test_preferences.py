@@ -271,7 +271,7 @@ def test_pair_that_is_not_finite_is_quarantined(tuning_config, pairs_file, tmp_p
     trainer.model.token_embedding.register_forward_hook(overflow)
     assert trainer.run().step == 8
     [(start, end)] = trainer.train_step.batches.quarantined
-    assert end - start == pairs.slot
+    assert end - start == pairs.row_length
     assert (pairs.read(start, end - start) == ord("%")).any()
 
 

@@ -71,7 +71,7 @@ def tune_preferences(
 def _print_size(config: RunConfig, dataset: PreferenceDataset) -> None:
     """Print the numbers of pairs, of trained parameters, and the predicted memory."""
     print_pairs(dataset.counts.train, dataset.counts.validation)
-    longest = dataset.split("train").slot // 2
+    longest = dataset.split("train").row_length // 2
     model = replace(config.model, context_length=max(1, longest - 1))
     pairs = config.train.resolve_micro_batch_size(config.train.batch_tokens // config.model.context_length)
     predicted, full = (finetuning_memory(model, lora, 2 * pairs) for lora in (config.lora, LoRAConfig()))

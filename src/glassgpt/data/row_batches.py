@@ -1,4 +1,4 @@
-"""Batches of a text that consists of rows, each of which must be read whole: packed conversations, documents with media."""
+"""Batches of a text that consists of rows, each of which must be read whole: packed conversations, pairs, documents with media."""
 
 from __future__ import annotations
 

@@ -130,10 +130,9 @@ def cache_bytes(config: ModelConfig, n_tokens: int, bytes_per_value: int = FLOAT
     return RecurrentCache(config, 1, dtype=dtype, device="meta").n_bytes
 
 
-def window_cache_bytes(config: ModelConfig, bytes_per_value: int = FLOAT32_BYTES) -> int:
-    """Return the bytes of the cache of one full-context sequence that keeps only windows, where that is possible."""
-    dtype = torch.float32 if bytes_per_value == FLOAT32_BYTES else torch.bfloat16
-    return WindowCache(config, 1, dtype=dtype, device="meta").n_bytes
+def window_cache_bytes(config: ModelConfig) -> int:
+    """Return the bytes of the float32 cache of one full-context sequence that keeps only windows, where that is possible."""
+    return WindowCache(config, 1, device="meta").n_bytes
 
 
 def inference_memory(config: ModelConfig, batch_size: int, bytes_per_value: int = FLOAT32_BYTES) -> MemoryEstimate:

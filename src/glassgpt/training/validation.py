@@ -24,14 +24,16 @@ class Validator:
     """Computes the loss on the fixed validation set.
 
     Args:
+        held_out: the validation tokens.
         trained: the model in training; what is validated is its average, if it has one.
-        dataset: where the validation tokens come from.
+        dataset: whose tokenizer counts their bytes.
         train: the configuration.
     """
 
-    def __init__(self, trained: TrainableModel, dataset: TokenDataset, train: TrainConfig) -> None:
-        self._trained, self._train = trained, train
-        self._tokens = dataset.split("validation")
+    def __init__(
+        self, held_out: TokenArray, trained: TrainableModel, dataset: TokenDataset, train: TrainConfig
+    ) -> None:
+        self._tokens, self._trained, self._train = held_out, trained, train
         self._byte_lengths = dataset.tokenizer.byte_lengths()
 
     def run(self) -> ValidationLoss:
@@ -66,10 +68,9 @@ def build_validator(
     """Return what validates a model in training. This validates by the loss; other kinds of data register theirs.
 
     Args:
-        held_out: the validation split of the dataset.
-        trained: see `Validator`, as are the others.
+        held_out: see `Validator`, as are the others.
     """
-    return Validator(trained, dataset, train)
+    return Validator(held_out, trained, dataset, train)
 
 
 @build_validator.register

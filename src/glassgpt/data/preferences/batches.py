@@ -9,16 +9,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from glassgpt.data.batches import Batches, build_batches
+from glassgpt.data.batches import build_batches
 from glassgpt.data.chat.batches import IGNORED
 from glassgpt.data.chat.render import Rendered
+from glassgpt.data.row_batches import RowBatches
 from glassgpt.data.shards import TokenArray
 
 __all__ = ["IGNORED", "PairBatches", "PairTokens", "pair_batch", "pairs_in_order"]
 
 
 class PairTokens(TokenArray):
-    """Pairs of conversations as one array of tokens: for each pair a slot with the chosen one, then the rejected one.
+    """Pairs of conversations as one array of tokens: for each pair a row with the chosen one, then the rejected one.
 
     Args:
         chosen: conversations that end with the better reply.
@@ -38,11 +39,7 @@ class PairTokens(TokenArray):
             self.ids[at // 2, at % 2, : len(one.tokens)] = one.tokens
             self.supervised[at // 2, at % 2, : len(one.tokens)] = one.supervised
         super().__init__((self.ids.reshape(-1),))
-
-    @property
-    def slot(self) -> int:
-        """Number of tokens between the starts of two pairs."""
-        return 2 * self.ids.shape[2]
+        self.row_length = 2 * length
 
     @property
     def tokens_per_pair(self) -> int:
@@ -57,7 +54,7 @@ class PairTokens(TokenArray):
         return ids[..., :longest].astype(np.int64), supervised[..., :longest]
 
 
-class PairBatches(Batches):
+class PairBatches(RowBatches):
     """An endless, reproducible stream of pairs, sampled without replacement; see `Batches`, whose windows are pairs here.
 
     Args:
@@ -68,18 +65,13 @@ class PairBatches(Batches):
     """
 
     def __init__(self, pairs: PairTokens, seed: int, *, rank: int = 0, world_size: int = 1) -> None:
-        super().__init__(pairs, pairs.slot - 1, seed, rank=rank, world_size=world_size)
+        super().__init__(pairs, pairs.row_length - 1, seed, rank=rank, world_size=world_size)
         self.pairs = pairs
-        self.windows_per_epoch = len(pairs.ids)
         self.tokens_per_window = pairs.tokens_per_pair
 
     def read(self, starts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of the pairs at these places, each (B, 2, T) int64 on the CPU; see `pair_batch`."""
-        return pair_batch(self.pairs, starts // self.pairs.slot)
-
-    def _shuffled_starts(self, epoch: int) -> NDArray[np.int64]:
-        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((self._seed, epoch))))
-        return self.pairs.slot * generator.permutation(self.windows_per_epoch)
+        return pair_batch(self.pairs, starts // self.pairs.row_length)
 
 
 @build_batches.register
