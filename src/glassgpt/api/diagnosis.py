@@ -33,7 +33,7 @@ from glassgpt.diagnosis.report import write_report
 from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.diagnosis.show import coordinates_progress, rate_range_progress
 from glassgpt.diagnosis.targets import require_target
-from glassgpt.errors import CheckpointError, ConfigError, DataError, GlassGPTError, TokenizerError, UsageError
+from glassgpt.errors import CheckpointError, ConfigError, GlassGPTError, UsageError
 from glassgpt.evaluation.loss import evaluate_dataset
 from glassgpt.evaluation.show import ConsoleObserver
 from glassgpt.generation.options import GenerationOptions
@@ -120,16 +120,9 @@ def _doctor_data(folder: Path) -> Iterator[CheckResult]:
 
 def _open_dataset(folder: Path) -> TokenDataset | CheckResult:
     """Return a dataset of any kind, or a check result that says why it cannot be opened."""
-    if not is_multimodal(folder):
-        return diagnosis.open_dataset(folder)
-    try:
-        dataset = MultimodalDataset.open(folder)
-        _ = dataset.tokenizer
-    except (DataError, TokenizerError) as error:
-        code = "GG-DAT-007" if isinstance(error, DataError) else "GG-DAT-010"
-        outcome = "unreadable" if isinstance(error, DataError) else "tokenizer mismatch"
-        return CheckResult("data", outcome, findings=(Finding(code, "fatal", {"problem": str(error)}),))
-    return dataset
+    if is_multimodal(folder):
+        return diagnosis.open_dataset(folder, MultimodalDataset.open)
+    return diagnosis.open_dataset(folder)
 
 
 def _doctor_config(config: RunConfig, out: Path, *, rate_range: bool, coordinates: bool) -> Iterator[CheckResult]:

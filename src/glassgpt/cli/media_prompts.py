@@ -66,8 +66,11 @@ def media_prompts(
         yield prompts
         return
     from glassgpt.api.multimodal import encoded_prompts, prompt_with_media
+    from glassgpt.multimodal.prompting import MediaPrompt
 
-    with_media = [prompt_with_media(loaded.model, text, images, audio) for text in prompts.texts]
+    given = prompt_with_media(loaded.model, None, images, audio)  # the files are decoded once
+    assert isinstance(given, MediaPrompt)
+    with_media = [dataclasses.replace(given, text=text or "") for text in prompts.texts]
     models = loaded.model, loaded.decoding_model, loaded.tokenizer
     with encoded_prompts(*models, with_media, options, strategy) as encoded:
         yield dataclasses.replace(prompts, inputs=encoded)

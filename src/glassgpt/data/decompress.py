@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
+import zlib
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, cast
@@ -12,6 +13,8 @@ from typing import IO, Any, cast
 from glassgpt.errors import DataError, MissingExtraError
 
 COMPRESSED_SUFFIXES = (".gz", ".xz", ".zst")
+DAMAGED = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile)
+"""Errors of a compressed file that is truncated or not what its name says."""
 READ_BLOCK_BYTES = 1 << 11
 """Bytes of a .zst file decompressed at once: at most 32,000 times as many bytes come out of them."""
 MAX_EXPANSION = 200

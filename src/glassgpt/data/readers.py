@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import io
-import lzma
 import shlex
 import shutil
 import tempfile
-import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,6 +16,7 @@ from typing import IO, Any, Literal, cast
 from glassgpt.data import json_rows, text_cuts
 from glassgpt.data.bad_rows import BadRows
 from glassgpt.data.decompress import (
+    DAMAGED,
     expansion_problem,
     is_compressed,
     max_expanded_bytes,
@@ -329,7 +327,7 @@ def _open(source: FileSource) -> Generator[tuple[IO[bytes], Callable[[], int]], 
             f"{source.label} is not {source.options.encoding}: {error.reason} (byte 0x{error.object[error.start]:02X}); "
             "give its true --encoding"
         ) from error
-    except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
+    except DAMAGED as error:
         raise DataError(f"{source.label} is truncated or not what its name says: {error}") from error
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise DataError(f"{source.label} cannot be read: {error.strerror}") from error

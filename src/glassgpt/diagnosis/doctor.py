@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,10 +91,12 @@ class TrainingPlan:
         return random_tokens(self.model.vocab_size, 64 * (self.model.context_length + 1))
 
 
-def open_dataset(folder: Path) -> TokenDataset | CheckResult:
-    """Return the dataset in a folder, or a check result that says why it cannot be opened."""
+def open_dataset(
+    folder: Path, opened: Callable[[Path], TokenDataset] = data_kinds.open_dataset
+) -> TokenDataset | CheckResult:
+    """Return the dataset in a folder, as `opened` reads it, or a check result that says why it cannot be opened."""
     try:
-        dataset = data_kinds.open_dataset(folder)
+        dataset = opened(folder)
         _ = dataset.tokenizer
     except DataError as error:
         return CheckResult("data", "unreadable", findings=(Finding("GG-DAT-007", "fatal", {"problem": str(error)}),))

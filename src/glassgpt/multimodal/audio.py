@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from glassgpt.multimodal.audio_augmentation import augment_frames
 from glassgpt.multimodal.config import MultimodalConfig
 from glassgpt.multimodal.encoder import Encoder
-from glassgpt.multimodal.spectrogram import SILENCE, log_mel
+from glassgpt.multimodal.spectrogram import SILENCE, log_mel, position_frames
 
 FRAME_TYPE = np.dtype("<f2")
 ADJACENT = 3
@@ -42,11 +42,8 @@ class AudioEncoder(Encoder):
     @staticmethod
     def payload(data: NDArray[Any], config: MultimodalConfig) -> NDArray[np.uint8]:
         """See `Encoder`: the frames of each position, the last of them silent."""
-        frames = log_mel(data, config.rate, config.hop, config.mels)
-        n_positions = config.geometry.audio_positions(len(data))
-        padded = np.full((n_positions * config.frames_per_position, config.mels), SILENCE, dtype=FRAME_TYPE)
-        padded[: len(frames)] = frames
-        return padded.view(np.uint8).reshape(n_positions, -1)
+        frames = position_frames(data, config).astype(FRAME_TYPE)
+        return frames.view(np.uint8).reshape(config.geometry.audio_positions(len(data)), -1)
 
     def forward(self, payload: Tensor, where: Tensor) -> Tensor:
         """See `Encoder`."""

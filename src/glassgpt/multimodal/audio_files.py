@@ -55,7 +55,12 @@ def decode_audio(raw: bytes, rate: int, max_seconds: float = MAX_SECONDS) -> NDA
         raise DataError("it has no samples")
     if not np.isfinite(samples).all():
         raise DataError("it has samples that are not finite (NaN or infinity)")
-    return np.clip(np.round(resample(samples, given, rate) * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+    return to_samples(samples, given, rate)
+
+
+def to_samples(sound: NDArray[np.floating[Any]], given: int, wanted: int) -> NDArray[np.int16]:
+    """Return a sound from -1 to 1 at another rate, as samples of 16 bits; see `resample`."""
+    return np.clip(np.round(resample(sound, given, wanted) * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
 
 
 def resample(samples: NDArray[np.floating[Any]], given: int, wanted: int) -> NDArray[np.floating[Any]]:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from glassgpt.data.chat.dataset import TEMPLATE_FILE
+from glassgpt.data.chat.dataset import TEMPLATE_FILE, flags_file
 from glassgpt.data.chat.rows import STARTS, SUPERVISED
 from glassgpt.data.files import read_regular
 from glassgpt.data.shard_format import ShardHeader, verify_file
@@ -265,11 +265,6 @@ def _(dataset: MultimodalDataset) -> Mapping[str, str]:
 
 def _checksum(fields: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
-
-
-def flags_file(split: str) -> str:
-    """Return the name of the file with a split's flags."""
-    return f"{split}.flags"
 
 
 def places_file(split: str) -> str:

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from glassgpt.errors import DataError, GenerationError, require_extra
-from glassgpt.multimodal.audio_files import FULL_SCALE, MAX_SECONDS, resample
+from glassgpt.multimodal.audio_files import FULL_SCALE, to_samples
 from glassgpt.multimodal.config import MultimodalConfig
 from glassgpt.multimodal.decoding import DecodeOptions, load_medium
-from glassgpt.multimodal.image_files import MAX_PIXELS
 from glassgpt.multimodal.media import MediaItem, Modality
 from glassgpt.multimodal.sources import MediaSource
 
@@ -24,9 +23,6 @@ def read_medium(
     given: object,
     modality: Modality,
     config: MultimodalConfig,
-    *,
-    max_pixels: int = MAX_PIXELS,
-    max_seconds: float = MAX_SECONDS,
 ) -> MediaItem:
     """Return a medium as the model gets it.
 
@@ -35,8 +31,6 @@ def read_medium(
             Pillow, a sound also as a pair of samples, (n,) int16 or from -1 to 1, and their rate.
         modality: what it is.
         config: of the model.
-        max_pixels: a picture with more pixels is refused before it is decoded.
-        max_seconds: a longer sound is refused before it is decoded.
 
     Raises:
         GenerationError: it cannot be read or decoded, or is too large; the message names it.
@@ -45,7 +39,7 @@ def read_medium(
     if isinstance(given, tuple) and modality == "audio":
         return MediaItem("audio", _samples(given, config.rate))
     require_extra(LIBRARIES[modality], EXTRA, "decoding pictures and sound")
-    options = DecodeOptions(config.geometry, config.fit, max_pixels, max_seconds)
+    options = DecodeOptions(config.geometry, config.fit)
     source = (
         MediaSource(modality, Path(given)) if isinstance(given, str | Path) else MediaSource(modality, raw=_raw(given))
     )
@@ -91,5 +85,4 @@ def _samples(given: tuple[Any, ...], rate: int) -> Any:
         raise GenerationError(f"a sound has samples of {samples.dtype}; they must be int16, or numbers from -1 to 1")
     if not np.isfinite(values).all():
         raise GenerationError("a sound has samples that are not finite (NaN or infinity)")
-    scaled = np.round(resample(values, given[1], rate) * FULL_SCALE)
-    return np.clip(scaled, -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+    return to_samples(values, given[1], rate)

@@ -169,10 +169,6 @@ class MediaStore:
         """Return the numbers of the media of a modality, in order."""
         return np.flatnonzero(self._items["modality"] == MODALITIES.index(modality))
 
-    def digest(self, number: int) -> str:
-        """Return the SHA-256 (hex) of a medium."""
-        return self._items[number]["sha256"].tobytes().hex()
-
     def origins(self) -> list[str]:
         """Return the file or row that each medium comes from.
 
@@ -209,7 +205,7 @@ class MediaStore:
         has_shape |= (items["shape"][:, 0] > 0) & (items["shape"][:, 1:] == 0).all(axis=1) & is_audio
         inside = np.zeros(len(items), dtype=bool)
         if len(items):
-            inside = items["offset"] + _byte_lengths(items) <= sizes[items["shard"]]
+            inside = items["offset"] + self._lengths <= sizes[items["shard"]]
         if not (bad := ~(has_shape & inside)).any():
             return
         number = int(np.flatnonzero(bad)[0])

@@ -13,13 +13,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from glassgpt.data.chat.dataset import flags_file
 from glassgpt.data.chat.packing import pack
 from glassgpt.data.shard_writer import ShardWriter
 from glassgpt.data.shards import Split
 from glassgpt.data.summary import SplitSummary
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import DataError
-from glassgpt.multimodal.dataset import MEDIA, PLACE, STARTS, SUPERVISED, SplitDocuments, flags_file, places_file
+from glassgpt.multimodal.dataset import MEDIA, PLACE, STARTS, SUPERVISED, SplitDocuments, places_file
 from glassgpt.multimodal.media import MODALITIES, Modality
 from glassgpt.multimodal.media_store import write_new
 

@@ -13,6 +13,7 @@ from glassgpt.data.chat.plain import PLAIN_TEMPLATE
 from glassgpt.data.decompress import uncompressed_suffix
 from glassgpt.data.folder_kinds import RUN_FILE
 from glassgpt.data.observer import PrepareObserver
+from glassgpt.data.readers import JSON_SUFFIXES, TEXT_SUFFIXES
 from glassgpt.data.staging import staged_folder
 from glassgpt.data.threads import worker_threads
 from glassgpt.data.tokenizers import Tokenizer, is_training_spec, load_tokenizer
@@ -27,7 +28,7 @@ from glassgpt.multimodal.media import BEGIN_TOKENS
 from glassgpt.multimodal.media_store import MediaWriter
 from glassgpt.multimodal.prepare_options import MultimodalOptions
 from glassgpt.multimodal.samples import write_samples
-from glassgpt.multimodal.sources import ROW_SUFFIXES, TEXT_SUFFIXES, SourceDocument, SourceTurn, read_row_file
+from glassgpt.multimodal.sources import SourceDocument, SourceTurn, read_row_file
 from glassgpt.multimodal.writing import WriteOptions, write_dataset
 
 SHOWN_BAD_ROWS = 3
@@ -75,7 +76,7 @@ class _Reader:
     def _documents(self, path: Path) -> Iterator[SourceDocument]:
         if path.is_dir():
             return read_folder(path, self.bad_rows, self.observer, follow_links=self.options.follow_links)
-        if uncompressed_suffix(path) in ROW_SUFFIXES:
+        if uncompressed_suffix(path) in JSON_SUFFIXES:
             return read_row_file(path, self.bad_rows, self.unread)
         return _text_file(path)
 
@@ -86,7 +87,7 @@ def _require_sources(names: Sequence[str]) -> None:
     Raises:
         WrongDataError: one is not.
     """
-    kinds = f"a file of rows ({', '.join(ROW_SUFFIXES)}), a folder of pictures and sounds, or a text ({', '.join(TEXT_SUFFIXES)})"
+    kinds = f"a file of rows ({', '.join(JSON_SUFFIXES)}), a folder of pictures and sounds, or a text ({', '.join(TEXT_SUFFIXES)})"
     for path in map(Path, names):
         if not path.is_dir() and not path.is_file():
             raise WrongDataError(f"source {str(path)!r} not found; give {kinds}")
@@ -95,7 +96,7 @@ def _require_sources(names: Sequence[str]) -> None:
 
 
 def _is_read(path: Path) -> bool:
-    return uncompressed_suffix(path) in ROW_SUFFIXES or path.suffix.lower() in TEXT_SUFFIXES
+    return uncompressed_suffix(path) in JSON_SUFFIXES or path.suffix.lower() in TEXT_SUFFIXES
 
 
 def _text_file(path: Path) -> Iterator[SourceDocument]:

@@ -9,6 +9,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -146,7 +147,5 @@ def encode_medium(model: MultimodalModel, item: MediaItem) -> Tensor:
         item: the medium.
     """
     payload = payload_of(item, model.multimodal)
-    inputs = assemble(
-        torch.zeros(len(payload), dtype=torch.int64).numpy(), [(0, item, payload)], payload_words(model.multimodal)
-    )
+    inputs = assemble(np.zeros(len(payload), dtype=np.int64), [(0, item, payload)], payload_words(model.multimodal))
     return model.vectors(torch.from_numpy(inputs)[None].to(model.token_embedding.weight.device))[0]

@@ -13,9 +13,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import gzip
-import lzma
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,13 +21,11 @@ from typing import Any, cast
 
 from glassgpt.data.bad_rows import BadRows
 from glassgpt.data.chat.messages import ROLES, Message, Role, check_order
-from glassgpt.data.decompress import opened
+from glassgpt.data.decompress import DAMAGED, opened
 from glassgpt.data.json_rows import decode_line, lines, parse_row, too_long
 from glassgpt.errors import DataError, WrongDataError
 from glassgpt.multimodal.media import MODALITIES, Modality
 
-ROW_SUFFIXES = (".jsonl", ".ndjson")
-TEXT_SUFFIXES = (".txt", ".md", ".text")
 KEYS = ("image", "audio", "prompt", "text", "content", "messages")
 SHOWN = 60
 
@@ -105,7 +100,7 @@ def read_row_file(path: Path, bad_rows: BadRows, unread: set[str]) -> Iterator[S
                     yield _read_line(line, path.parent, origin, unread, first=number == 1)
                 except DataError as error:
                     bad_rows.skip(origin, error)
-    except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
+    except DAMAGED as error:
         raise DataError(f"{path} is truncated or not what its name says: {error}") from error
     except OSError as error:
         raise WrongDataError(f"{path} cannot be read: {error.strerror}") from error

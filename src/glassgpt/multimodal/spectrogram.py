@@ -46,16 +46,19 @@ def log_mel(samples: NDArray[Any], rate: int, hop: int, mels: int) -> NDArray[np
     return (np.maximum(bands, loudest - RANGE) - loudest + RANGE / 2).astype(np.float32) / np.float32(RANGE / 2)
 
 
+def position_frames(samples: NDArray[Any], config: MultimodalConfig) -> NDArray[np.float32]:
+    """Return the frames of all positions of a sound, (positions · F, mels); those after its end are silent."""
+    frames = log_mel(samples, config.rate, config.hop, config.mels)
+    n_frames = config.geometry.audio_positions(len(samples)) * config.frames_per_position
+    return np.pad(frames, ((0, n_frames - len(frames)), (0, 0)), constant_values=SILENCE)
+
+
 def spectrogram_picture(samples: NDArray[np.int16], config: MultimodalConfig) -> NDArray[np.uint8]:
     """Return the log-mel spectrogram as a picture (mels, frames, 3) uint8: brighter is louder, low frequencies are below.
 
     It has all frames of the last position; those after the end are silent.
     """
-    frames = log_mel(samples, config.rate, config.hop, config.mels)  # (F, mels) from -1 to 1
-    n_frames = config.geometry.audio_positions(len(samples)) * config.frames_per_position
-    padded = np.full((n_frames, config.mels), SILENCE, dtype=np.float32)
-    padded[: len(frames)] = frames
-    gray = np.round((padded.T[::-1] + 1) * 127.5).astype(np.uint8)
+    gray = np.round((position_frames(samples, config).T[::-1] + 1) * 127.5).astype(np.uint8)
     return np.repeat(gray[:, :, None], 3, axis=2)
 
 
