@@ -10,17 +10,16 @@ from typing import Any
 
 from glassgpt.api.loaded_model import LoadedModel
 from glassgpt.api.loading import load
+from glassgpt.api.multimodal import require_encoders
 from glassgpt.api.serving import chat_template
 from glassgpt.data.chat.jinja_template import Template
-from glassgpt.errors import GenerationError
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import Precision
 from glassgpt.generation.strategies import stream_samples
-from glassgpt.model.vectors import VectorTable
+from glassgpt.model.vectors import vector_table
 from glassgpt.multimodal.documents import begin_ids
 from glassgpt.multimodal.media import Modality
 from glassgpt.multimodal.media_input import read_medium
-from glassgpt.multimodal.model import MultimodalModel
 from glassgpt.multimodal.prompting import encode_medium
 from glassgpt.serving.chat_session import SETTINGS, Message
 from glassgpt.serving.content_parts import MediaContent
@@ -82,14 +81,9 @@ class LocalChat:
         media = [one for each in messages for one in each.media]
         if not media:
             return tokens
-        if not isinstance(loaded.model, MultimodalModel):
-            raise GenerationError(
-                "the model was trained on text alone; pictures and sound need one that was trained on them"
-            )
-        table = loaded.decoding_model.get_submodule("token_embedding")
-        assert isinstance(table, VectorTable)
-        items = [read_medium(one.raw, one.modality, loaded.model.multimodal) for one in media]
-        ids = [held.enter_context(table.holding(encode_medium(loaded.model, item))) for item in items]
+        model, table = require_encoders(loaded.model), vector_table(loaded.decoding_model)
+        items = [read_medium(one.raw, one.modality, model.multimodal) for one in media]
+        ids = [held.enter_context(table.holding(encode_medium(model, item))) for item in items]
         begins: dict[int, Modality] = {token: modality for modality, token in begin_ids(tokenizer).items()}
         return [*filled(tokens, begins, ids)]
 

@@ -48,14 +48,23 @@ def prompt_with_media(
             raise GenerationError(
                 f"{name} is a single {type(given).__name__}; it must be a list, such as [{given!r:.40}]"
             )
+    config = require_encoders(model).multimodal
+    media = [read_medium(each, "image", config) for each in images]
+    media += [read_medium(each, "audio", config) for each in audio]
+    return MediaPrompt(text or "", tuple(media))
+
+
+def require_encoders(model: LanguageModel) -> MultimodalModel:
+    """Return a model that knows pictures or sound.
+
+    Raises:
+        GenerationError: it was trained on text alone.
+    """
     if not isinstance(model, MultimodalModel):
         raise GenerationError(
             "the model was trained on text alone; pictures and sound need one that was trained on them"
         )
-    config = model.multimodal
-    media = [read_medium(each, "image", config) for each in images]
-    media += [read_medium(each, "audio", config) for each in audio]
-    return MediaPrompt(text or "", tuple(media))
+    return model
 
 
 def media_before(
@@ -67,9 +76,7 @@ def media_before(
         GenerationError: see `prompt_with_media`.
     """
     prompt = prompt_with_media(model, None, images, audio)
-    if not isinstance(prompt, MediaPrompt) or not isinstance(model, MultimodalModel):
-        return None
-    return TracedPrefix(prompt.media, model.multimodal)
+    return TracedPrefix(prompt.media, require_encoders(model).multimodal) if isinstance(prompt, MediaPrompt) else None
 
 
 def with_encoders_of(model: LanguageModel, decoding_model: LanguageModel) -> LanguageModel:
@@ -107,15 +114,12 @@ def encoded_prompts(
     if not any(isinstance(prompt, MediaPrompt) for prompt in prompts):
         yield [prompt for prompt in prompts if not isinstance(prompt, MediaPrompt)]
         return
-    if not isinstance(model, MultimodalModel):
-        raise GenerationError(
-            "the model was trained on text alone; pictures and sound need one that was trained on them"
-        )
+    encoders = require_encoders(model)
     if isinstance(strategy, SpeculativeDecoding) and strategy.draft is not None:
         raise GenerationError(
             "a draft model cannot see or hear; look drafts up in the text instead (without a draft model)"
         )
-    encoder = PromptEncoder(model, decoding_model, tokenizer)
+    encoder = PromptEncoder(encoders, decoding_model, tokenizer)
     with ExitStack() as stack:
         yield [
             stack.enter_context(encoder.encoded(prompt, options)) if isinstance(prompt, MediaPrompt) else prompt

@@ -124,6 +124,13 @@ class VectorTable(nn.Embedding):
         return torch.where((input >= vocabulary)[..., None], added, tokens)
 
 
+def vector_table(model: LanguageModel) -> VectorTable:
+    """Return the embedding of a model that was prepared for prompts with media."""
+    table = model.get_submodule("token_embedding")
+    assert isinstance(table, VectorTable)
+    return table
+
+
 def has_vector(model: LanguageModel, token: int) -> bool:
     """Return True if an id beyond the vocabulary stands for a vector that was added to the model's embedding."""
     embedding = getattr(model, "token_embedding", None)

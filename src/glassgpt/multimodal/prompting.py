@@ -18,7 +18,7 @@ from glassgpt.errors import GenerationError
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.copying import copy_sharing_weights
 from glassgpt.model.transformer import LanguageModel
-from glassgpt.model.vectors import VectorTable
+from glassgpt.model.vectors import VectorTable, vector_table
 from glassgpt.multimodal.batches import assemble, payload_of, payload_words
 from glassgpt.multimodal.media import BEGIN_TOKENS, MODALITIES, MediaItem, Modality
 from glassgpt.multimodal.model import MultimodalModel
@@ -63,9 +63,7 @@ class PromptEncoder:
 
     def __init__(self, model: MultimodalModel, decoding_model: LanguageModel, tokenizer: Tokenizer) -> None:
         self._model, self._tokenizer = model, tokenizer
-        table = decoding_model.get_submodule("token_embedding")
-        assert isinstance(table, VectorTable)
-        self._table = table
+        self._table = vector_table(decoding_model)
 
     @contextmanager
     def encoded(self, prompt: MediaPrompt, options: GenerationOptions) -> Generator[list[int]]:

@@ -8,7 +8,7 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import InspectionError
 from glassgpt.inspection.media import TracedMedium
 from glassgpt.model.transformer import LanguageModel
-from glassgpt.model.vectors import VectorTable
+from glassgpt.model.vectors import vector_table
 from glassgpt.multimodal.config import MultimodalConfig
 from glassgpt.multimodal.media import BEGIN_TOKENS, MediaItem
 from glassgpt.multimodal.model import MultimodalModel
@@ -46,8 +46,7 @@ class TracedPrefix:
                 "the model was not trained on pictures and sound of this size; leave them out, or give another run"
             )
         prepared = with_vector_table(model.language_model, model.language_model)
-        table = prepared.get_submodule("token_embedding")
-        assert isinstance(table, VectorTable)
+        table = vector_table(prepared)
         tokens = [tokenizer.end_of_text]
         for item in self.items:
             tokens += [tokenizer.special_tokens[BEGIN_TOKENS[item.modality]], *table.add(encode_medium(model, item))]

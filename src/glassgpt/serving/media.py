@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from glassgpt.data.chat.jinja_template import Template, unused_noncharacters
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import DataError, GenerationError, MissingExtraError, require_extra
-from glassgpt.model.vectors import VectorTable
+from glassgpt.model.vectors import VectorTable, vector_table
 from glassgpt.multimodal.decoding import DecodeOptions, load_medium
 from glassgpt.multimodal.media import BEGIN_TOKENS, MODALITIES, MediaItem, Modality
 from glassgpt.multimodal.media_input import EXTRA, LIBRARIES
@@ -122,9 +122,7 @@ async def media_prompt(
     version = model.current
     encoder = _require_encoder(model, version, media, context.limits)
     items, tokens = await _decoded(context, version, encoder, media, encode)
-    table = version.weights.model.get_submodule("token_embedding")
-    assert isinstance(table, VectorTable)
-    task = MediaEncoding(encoder, table, items)
+    task = MediaEncoding(encoder, vector_table(version.weights.model), items)
     call.held.callback(task.release)
     call.held.enter_context(model.keeping(version))
     inbox = Inbox()

@@ -69,10 +69,7 @@ class JinjaTemplate:
             GenerationError: the template refuses the messages, or fails.
         """
         breaker = "" if parse_special_tokens else unused_noncharacters(messages, 1)[0]
-        if breaker:
-            messages = [(role, hide_special_tokens(tokenizer, text, breaker)) for role, text in messages]
-        for mark, name in (inserted or {}).items():
-            messages = [(role, text.replace(mark, name)) for role, text in messages]
+        messages = spelled_out(tokenizer, messages, breaker, inserted)
         return tokenizer.encode_with_special_tokens(self.prompt(tokenizer, messages), breaker)
 
     def prompt(self, tokenizer: Tokenizer, messages: Sequence[tuple[str, str]]) -> str:
@@ -197,7 +194,20 @@ def unused_noncharacters(messages: Sequence[tuple[str, str]], count: int) -> lis
     return unused[:count]
 
 
-def hide_special_tokens(tokenizer: Tokenizer, text: str, breaker: str) -> str:
+def spelled_out(
+    tokenizer: Tokenizer, messages: Sequence[tuple[str, str]], breaker: str, inserted: Mapping[str, str] | None
+) -> list[tuple[str, str]]:
+    """Return messages whose special tokens stay ordinary text, unless the breaker is empty, but for those of `inserted`.
+
+    The order matters: a name that a message spells out is hidden before marks become names.
+    """
+    pairs = [(role, _hide_special_tokens(tokenizer, text, breaker) if breaker else text) for role, text in messages]
+    for mark, name in (inserted or {}).items():
+        pairs = [(role, text.replace(mark, name)) for role, text in pairs]
+    return pairs
+
+
+def _hide_special_tokens(tokenizer: Tokenizer, text: str, breaker: str) -> str:
     """Return a text with the breaker inside each name of a special token, so that the name is not found.
 
     `encode_with_special_tokens` removes the breaker before the text becomes tokens.

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from glassgpt.data.chat.jinja_template import JinjaTemplate, hide_special_tokens, unused_noncharacters
+from glassgpt.data.chat.jinja_template import JinjaTemplate, spelled_out, unused_noncharacters
 from glassgpt.data.chat.messages import Conversation
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import DataError
@@ -54,9 +54,7 @@ def render(
         DataError: it cannot be said what the assistant wrote, or the tokenizer changes the text.
     """
     breaker, *marks = unused_noncharacters([*conversation.pairs, ("", "".join(inserted or {}))], 3)
-    pairs = [(role, hide_special_tokens(tokenizer, text, breaker)) for role, text in conversation.pairs]
-    for mark, name in (inserted or {}).items():
-        pairs = [(role, text.replace(mark, name)) for role, text in pairs]
+    pairs = spelled_out(tokenizer, conversation.pairs, breaker, inserted)
     marked = template.write(tokenizer, pairs, add_generation_prompt=False, marks=(marks[0], marks[1]))
     text, spans = _unmark(marked, marks[0], marks[1])
     if not spans:
