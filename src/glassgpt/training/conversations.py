@@ -27,27 +27,41 @@ class ConversationLoss(TrainingLoss):
         model: the model.
         chunk_tokens: see `TrainingLoss`.
         supervised_share: share of the targets that are learned, in the whole training text.
+
+    Attributes:
+        supervised_share: the same.
     """
 
     def __init__(self, model: LanguageModel, chunk_tokens: int = 0, supervised_share: float = 1.0) -> None:
         super().__init__(model, chunk_tokens)
-        self._supervised_share = supervised_share
+        self.supervised_share = supervised_share
 
     def of(self, model: LanguageModel, chunk_tokens: int = 0) -> ConversationLoss:
         """See `TrainingLoss.of`."""
-        return ConversationLoss(model, chunk_tokens, self._supervised_share)
+        return ConversationLoss(model, chunk_tokens, self.supervised_share)
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of inputs and targets (B, T) in nats per supervised token: a scalar; see `row_targets`."""
-        features = self.model.features(inputs, PackedRows(conversation_starts(targets))).flatten(0, 1)  # (B·T, C)
-        flat = targets.flatten()
+        return self.mean_nats(self.features(inputs, targets), targets)
+
+    def features(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the last hidden states, (B, T, C), of rows whose conversations do not see each other."""
+        return self.model.features(inputs, PackedRows(conversation_starts(targets)))
+
+    def mean_nats(self, features: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of features (B, T, C) and targets (B, T) in nats per supervised token: a scalar."""
+        features, flat = features.flatten(0, 1), targets.flatten()  # (B·T, C), (B·T,)
         if 0 < self.chunk_tokens < len(flat):
             chunks = zip(features.split(self.chunk_tokens), flat.split(self.chunk_tokens), strict=True)
             parts = [checkpoint(self._nats, own, outputs, use_reentrant=False) for own, outputs in chunks]
             nats = torch.stack(parts).sum()  # type: ignore[arg-type]
         else:
             nats = self._nats(features, flat)
-        return nats / (flat.numel() * (self._supervised_share if self.model.training else 1.0))
+        return nats / self.denominator(targets)
+
+    def denominator(self, targets: Tensor) -> float:
+        """Return what the summed loss of targets (B, T) is divided by."""
+        return targets.numel() * (self.supervised_share if self.model.training else 1.0)
 
     def _nats(self, features: Tensor, targets: Tensor) -> Tensor:
         """Return the summed negative log-probability of the targets that are not negative."""
