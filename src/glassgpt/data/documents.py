@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,11 @@ class Document:
     text: str
     origin: str
     position: int
+
+    @cached_property
+    def digest(self) -> int:
+        """The `text_digest` of the text."""
+        return text_digest(self.text.encode())
 
 
 def text_digest(content: bytes) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
-from glassgpt.data.documents import Document, DuplicateFilter, text_digest
+from glassgpt.data.documents import Document, DuplicateFilter
 from glassgpt.data.remarks import normalized
 from glassgpt.data.sources import DocumentSource
 from glassgpt.data.splitting import SplitRule, SplitText
@@ -53,15 +53,15 @@ class DocumentStream:
                 if not document.text or document.text.isspace():
                     self.empty += 1
                     continue
-                text = normalized(document.text, self._normalize)
-                digest = text_digest(text.encode())
-                if not self._deduplicate or new_texts.add(digest):
-                    yield digest, replace(document, text=text) if self._normalize else document, rule
+                if self._normalize:
+                    document = replace(document, text=normalized(document.text, self._normalize))
+                if not self._deduplicate or new_texts.add(document.digest):
+                    yield document.digest, document, rule
 
 
-def total_size(sources: Sequence[RuledSource]) -> int | None:
+def total_size(sources: Iterable[DocumentSource]) -> int | None:
     """Return the size of all sources together, or None if one is unknown."""
-    sizes = [source.size for source, _ in sources]
+    sizes = [source.size for source in sources]
     known = [size for size in sizes if size is not None]
     return sum(known) if len(known) == len(sizes) else None
 

@@ -21,6 +21,7 @@ from glassgpt.data.pipeline import DocumentStream, RuledSource
 from glassgpt.data.prepare_options import PrepareOptions
 from glassgpt.data.readers import ReadOptions
 from glassgpt.data.remarks import remark_texts
+from glassgpt.data.remembered import remembered
 from glassgpt.data.sources import DocumentSource, SourceOptions, resolve_sources
 from glassgpt.data.splitting import TRAIN, VALIDATION, FixedSplit, SplitRule, TailSplit, choose_rule, is_near
 from glassgpt.data.staging import staged_folder
@@ -71,7 +72,7 @@ def prepare(options: PrepareOptions, observer: PrepareObserver | None = None) ->
             sources = _ruled_sources(options, bad_rows, scratch, observer)
         tokenizer = _load_or_train_tokenizer(sources, options, custom, scratch, observer)
         tokenizer.save(staging / TOKENIZER_FILE)
-        with parts_folder(options.out, scratch, observer, keeps=not is_small(sources)) as parts:
+        with parts_folder(options.out, scratch, observer, keeps=not is_small(source for source, _ in sources)) as parts:
             folders = Folders(staging, parts, scratch)
             summary = _write(sources, tokenizer, options, folders, observer, bad_rows)
         write_atomically(staging / SUMMARY_FILE, summary.to_json().encode())
@@ -92,6 +93,8 @@ def _ruled_sources(
 
     sources = resolve(options.sources, "sources")
     validation_sources = resolve(options.validation_sources, "validation")
+    if options.engine != "ray" and is_small([*sources, *validation_sources]):
+        sources, validation_sources = remembered(sources), remembered(validation_sources)
     rule = FixedSplit(TRAIN) if validation_sources else _choose_rule(sources, options)
     return [
         *((source, rule) for source in sources),

@@ -15,6 +15,7 @@ from glassgpt.data.decompress import is_compressed
 from glassgpt.data.documents import Document
 from glassgpt.data.pipeline import RuledSource
 from glassgpt.data.readers import FileSource
+from glassgpt.data.remembered import RememberedSource
 from glassgpt.data.sources import DocumentSource
 from glassgpt.data.splitting import SplitRule
 from glassgpt.errors import DataError
@@ -58,6 +59,8 @@ def plan_blocks(sources: Sequence[RuledSource], scratch: Path) -> Iterator[Block
             yield from _file_blocks(source, rule, number)
         elif isinstance(source, CodeSource):
             yield from _code_blocks(source, rule, number)
+        elif isinstance(source, RememberedSource):  # in the memory of this process, which does the work
+            yield Block(source, rule, number, "", source.size or 0, str(number))
         else:
             yield from _stored_blocks(source, rule, number, scratch)
 

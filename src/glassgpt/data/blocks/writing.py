@@ -28,17 +28,18 @@ from glassgpt.data.processes import Carrier, InProcess, processes
 from glassgpt.data.readers import no_document
 from glassgpt.data.remarks import REMARKS
 from glassgpt.data.shards import SPLITS
+from glassgpt.data.sources import DocumentSource
 from glassgpt.data.summary import SplitSummary
 from glassgpt.data.threads import worker_threads
 from glassgpt.data.tokenizers import TOKENIZER_FILE, Tokenizer
 from glassgpt.errors import DataError, WrongDataError
 
-IN_PROCESS_BYTES = 32_000_000
-"""Size of all sources up to which this process does the work itself, in about a second; starting others takes as long."""
+IN_PROCESS_BYTES = 64_000_000
+"""Size of all sources up to which this process does the work itself, in about two seconds; starting others takes nearly one."""
 Advance = Callable[[int], None]
 
 
-def is_small(sources: Sequence[RuledSource]) -> bool:
+def is_small(sources: Iterable[DocumentSource]) -> bool:
     """Return whether the sources are encoded in this process, and soon."""
     size = total_size(sources)
     return size is not None and size <= IN_PROCESS_BYTES
@@ -161,8 +162,9 @@ def write_shards(
         ngrams=options.contamination != "ignore",
     )
     blocks = plan_blocks(sources, folders.scratch / "blocks")
-    with _carrier(options, blocks, is_small=is_small(sources)) as (carrier, blocks):
-        with observer.progress("preparing", total_size(sources)) as advance:
+    all_sources = [source for source, _ in sources]
+    with _carrier(options, blocks, is_small=is_small(all_sources)) as (carrier, blocks):
+        with observer.progress("preparing", total_size(all_sources)) as advance:
             encoded = _encode(carrier, blocks, settings, tokenizer, advance, bad_rows)
         choice = choose(encoded.parts, deduplicate=options.deduplicate, similarity=options.near_duplicates)
         if settings.ngrams:
