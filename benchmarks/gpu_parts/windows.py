@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
 from glassgpt.model.attention import AttentionFunction, attend
-from glassgpt.model.windowed import WindowedAttention, window_blocks
+from glassgpt.model.flex_attention import FlexAttention, window_blocks
 from glassgpt.training.deterministic import empty_like, execute_plan
 from glassgpt.training.hardware import Hardware
 
 
-class KernelWindows(WindowedAttention):
+class KernelWindows(FlexAttention):
     """Windows without sinks by another kernel; everything else as in the program.
 
     Args:
@@ -41,7 +41,7 @@ class KernelWindows(WindowedAttention):
 
 def flex_windows(q: Tensor, k: Tensor, v: Tensor, window: int, sinks: int = 0) -> Tensor:
     """Attend to windows as the program does when it trains on a GPU."""
-    return WindowedAttention(attend)(q, k, v, None, 0.0, window, sinks)
+    return FlexAttention(attend)(q, k, v, None, 0.0, window, sinks)
 
 
 SAFE = {"ROWS_GUARANTEED_SAFE": True, "PRESCALE_QK": True}

@@ -8,8 +8,8 @@ from glassgpt.interchange.traced_model import TracedCache
 from glassgpt.model.attention import attend, attend_readable, causal_mask
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
+from glassgpt.model.flex_attention import FlexAttention, window_blocks
 from glassgpt.model.packed import PackedRows
-from glassgpt.model.windowed import WindowedAttention, window_blocks
 from glassgpt.training.attention_modules import set_attention
 from glassgpt.training.hardware import Hardware
 from small_models import shaken
@@ -93,7 +93,7 @@ def test_tables_of_blocks_equal_the_dense_mask(window, sinks):
 def test_flex_attention_equals_the_dense_mask(window, sinks):
     generator = torch.Generator().manual_seed(0)
     q, (k, v) = torch.randn(2, 4, 256, 8, generator=generator), torch.randn(2, 2, 2, 256, 8, generator=generator)
-    function = WindowedAttention(_unexpected)
+    function = FlexAttention(_unexpected)
     # In the backward pass too, but on a GPU only: benchmarks/gpu_attention.py compares there.
     compiled = torch.compile(lambda: function(q, k, v, None, 0.0, window, sinks), backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(), attend_readable(q, k, v, None, 0.0, window, sinks), rtol=1e-4, atol=1e-5)
@@ -102,7 +102,7 @@ def test_flex_attention_equals_the_dense_mask(window, sinks):
 @pytest.mark.parametrize("case", ["not compiled", "a mask", "full", "not in blocks", "dropout", "behind a cache"])
 def test_windowed_attention_leaves_the_rest_to_another(case):
     calls = []
-    function = WindowedAttention(lambda *arguments: calls.append(arguments))
+    function = FlexAttention(lambda *arguments: calls.append(arguments))
     q = torch.zeros(1, 1, 100 if case == "not in blocks" else 128, 8)
     k = torch.zeros(1, 1, 256, 8) if case == "behind a cache" else q
     mask = causal_mask(128, 128) if case == "a mask" else None
@@ -114,7 +114,7 @@ def test_windowed_attention_leaves_the_rest_to_another(case):
 
 def test_a_gpu_trains_windows_with_flex_attention():
     gpu, cpu = (Hardware(torch.device(name), "bf16", compile=True) for name in ("cuda", "cpu"))
-    assert isinstance(gpu.attention(MODERN), WindowedAttention)
+    assert isinstance(gpu.attention(MODERN), FlexAttention)
     assert cpu.attention(MODERN) is attend
     assert gpu.attention(ModelConfig(arch="modern", bias=False)) is attend
     model = build_model(MODERN)

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from glassgpt.model.attention import AttentionFunction, attend_readable
+from glassgpt.model.packed import PackedRows
 from glassgpt.model.transformer import LanguageModel
 
 
@@ -27,6 +29,13 @@ def set_attention(model: LanguageModel, attend: AttentionFunction) -> None:
     for module in attention_modules(model):
         module.attend = attend
     torch.compiler.reset()
+
+
+def packed_rows(model: LanguageModel, starts: Tensor) -> PackedRows:
+    """Return positions and masks of packed rows in the form that the model's attention takes; see `PackedRows`."""
+    attention = getattr(model.blocks[0], "attention", None)
+    build = getattr(getattr(attention, "attend", None), "packed_rows", PackedRows)
+    return build(starts)
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from torch.utils.checkpoint import checkpoint
 from glassgpt.data.chat.batches import NEXT_STARTS, ConversationTokens
 from glassgpt.errors import ConfigError, DataError
 from glassgpt.model.config_checks import LINEAR
-from glassgpt.model.packed import PackedRows
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.training.attention_modules import packed_rows
 from glassgpt.training.config import TrainConfig
 from glassgpt.training.loss import TrainingLoss
 
@@ -46,7 +46,7 @@ class ConversationLoss(TrainingLoss):
 
     def features(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the last hidden states, (B, T, C), of rows whose conversations do not see each other."""
-        return self.model.features(inputs, PackedRows(conversation_starts(targets)))
+        return self.model.features(inputs, packed_rows(self.model, conversation_starts(targets)))
 
     def mean_nats(self, features: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of features (B, T, C) and targets (B, T) in nats per supervised token: a scalar."""

@@ -85,15 +85,22 @@ class Hardware:
         ):
             yield
 
-    def attention(self, model: ModelConfig) -> AttentionFunction:
-        """Return the attention function to train a model with."""
+    def attention(self, model: ModelConfig, *, packed: bool = False) -> AttentionFunction:
+        """Return the attention function to train a model with.
+
+        Args:
+            model: the model's shape.
+            packed: whether rows of several documents are trained on; see `PackedRows`.
+        """
         cudnn = self.deterministic and has_cudnn_attention(self.device, model.head_width)
         function: AttentionFunction = attend_deterministic if cudnn else attend
-        if not model.window or not self.compile or self.device.type != "cuda":
+        # FlexAttention drops no attention weights, as GPT-2 alone does, and takes no narrower heads.
+        packed = packed and model.head_width >= 16 and not (model.arch == "gpt2" and model.dropout)
+        if not (model.window or packed) or not self.compile or self.device.type != "cuda":
             return function
-        from glassgpt.model.windowed import WindowedAttention  # FlexAttention takes a second to import
+        from glassgpt.model.flex_attention import FlexAttention  # takes a second to import
 
-        return WindowedAttention(function)
+        return FlexAttention(function)
 
     def attention_kernel(self, model: ModelConfig) -> str:
         """Return the kernel that attention over the full context uses: `cudnn`, `flash`, `efficient`, `math`, …

@@ -13,6 +13,7 @@ from glassgpt.training.attention_modules import set_attention
 from glassgpt.training.average import WeightAverage
 from glassgpt.training.batch_loader import build_batch_loader
 from glassgpt.training.config import TrainerConfig
+from glassgpt.training.conversations import ConversationLoss
 from glassgpt.training.distributed import DistributedContext
 from glassgpt.training.hardware import Hardware
 from glassgpt.training.losses import build_loss
@@ -62,9 +63,10 @@ class TrainableModel:
         train, length = config.train, config.train.resolve_sequence_length(model.config.context_length)
         self.hardware, self.dist = hardware, dist
         self.model = model.to(hardware.device)
-        if (attention := hardware.attention(model.config)) is not attend:
-            set_attention(self.model, attention)
-        self.loss = ParallelLoss(build_loss(tokens, self.model, config), train, hardware, dist)
+        self._set_attention(packed=False)
+        loss = build_loss(tokens, self.model, config)
+        self._set_attention(packed=isinstance(loss, ConversationLoss))
+        self.loss = ParallelLoss(loss, train, hardware, dist)
         self.optimizers = build_optimizers(self.model, config.optimizer, dist, compiled=hardware.compile)
         self.scaler = hardware.scaler()
         self.average = WeightAverage(self.model, train.ema_decay) if train.ema_decay else None
@@ -76,6 +78,10 @@ class TrainableModel:
         self.memory_guard = OutOfMemoryGuard(dist, is_sharded=self.loss.is_sharded)
         self.mark: Callable[[str], None] = lambda phase: None
         self.probes: list[Probe] = []
+
+    def _set_attention(self, *, packed: bool) -> None:
+        if (attention := self.hardware.attention(self.model.config, packed=packed)) is not attend:
+            set_attention(self.model, attention)
 
     def snapshot(self) -> StepSnapshot:
         """Return the state besides weights and optimizer tensors that determines the next step."""
