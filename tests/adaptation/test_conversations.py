@@ -87,6 +87,10 @@ def chat_data(chat_run, chat_file, tmp_path_factory):
 
 # Formats
 
+EMPTY_CELLS = dict.fromkeys(
+    ["messages", "conversations", "instruction", "input", "output", "prompt", "completion", "system", "weight", "id"]
+)
+
 
 @pytest.mark.parametrize(
     ("row", "name"),
@@ -98,9 +102,22 @@ def chat_data(chat_run, chat_file, tmp_path_factory):
     ],
 )
 def test_formats_give_the_same_conversation(row, name, tmp_path):
-    file = write(tmp_path / "f.jsonl", [row])
+    file = write(tmp_path / "f.jsonl", [row, EMPTY_CELLS | row])
     assert detect_format(file) == name
-    assert [each.pairs for each in read_conversations(file, name)] == [[("user", "q"), ("assistant", "a")]]
+    assert [each.pairs for each in read_conversations(file, name)] == 2 * [[("user", "q"), ("assistant", "a")]]
+
+
+def test_null_is_an_empty_cell_of_a_table(tmp_path):
+    turns = [EMPTY_CELLS | turn for turn in messages("q", "a")]
+    said = [EMPTY_CELLS | turn for turn in ({"from": "human", "value": "q"}, {"from": "gpt", "value": "a"})]
+    file = write(tmp_path / "f.jsonl", [EMPTY_CELLS | {"messages": turns}, EMPTY_CELLS | {"conversations": said}])
+    assert detect_format(file) == "messages"
+    unread = set()
+    rows = [next(read_conversations(write(file, [row]), name, unread)) for row, name in (
+        (EMPTY_CELLS | {"messages": turns}, "messages"), (EMPTY_CELLS | {"conversations": said}, "sharegpt"),
+    )]  # fmt: skip
+    assert [[message.weight for message in each.messages] for each in rows] == [[1, 1], [1, 1]]
+    assert not unread
 
 
 def test_input_of_alpaca_follows_the_instruction(tmp_path):
@@ -140,7 +157,7 @@ def test_keys_that_are_not_read_are_named(tmp_path):
     ("content", "error"),
     [
         ("", "has no conversations: it is empty"),
-        ('{"prompt": "a", "completion": null}', "line 1: completion holds null, not text"),
+        ('{"prompt": "a", "completion": null}', "line 1: the keys are prompt; a conversation has"),
         ('{"instruction": "a", "output": "b", "system": 1}', "line 1: system holds int, not text"),
         ('{"text": "a"}', "line 1: the keys are text; a conversation has messages"),
         ("[1]", "line 1: expected a JSON object, got list"),

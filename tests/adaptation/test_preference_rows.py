@@ -39,6 +39,8 @@ TURNS = [USER, {"role": "assistant", "content": "what?"}, USER]
 )
 def test_row_is_a_prompt_with_two_replies(row, prompt):
     found = parse_preference(row, "f, line 1")
+    empty_cells = dict.fromkeys(["system", "prompt", "instruction", "input", "score"])
+    assert parse_preference(empty_cells | row, "f, line 1") == found
     assert (found.chosen.pairs, found.rejected.pairs) == (
         [*prompt, ("assistant", "hello")],
         [*prompt, ("assistant", "no")],

@@ -82,11 +82,22 @@ def test_media_of_a_row_begin_the_first_message_of_the_user(tmp_path):
     )
 
 
+def test_null_is_an_empty_cell_of_a_table(tmp_path):
+    empty = dict.fromkeys(["image", "audio", "prompt", "content", "messages", "note"])
+    turns = [{"role": "user", "content": "a", "weight": None}, {"role": "assistant", "content": "b", "weight": None}]
+    rows = [{"text": "a", "image": "x.png"}, {"text": "a"}, {"messages": turns}]
+    assert [parse_document({**empty, **row}, tmp_path, "line 1") for row in rows] == [
+        parse_document(row, tmp_path, "line 1")
+        for row in [*rows[:2], {"messages": [{"role": turn["role"], "content": turn["content"]} for turn in turns]}]
+    ]
+
+
 MISTAKES = [
     ({"image": "x.png"}, "the keys are image; a row needs text, content or messages to learn"),
     ({"image": "x.png", "text": " "}, "text is empty"),
     ({"image": "x.png", "text": 3}, "text is int; it must be text"),
-    ({"image": None, "text": "a"}, "image is missing or null"),
+    ({"image": [None], "text": "a"}, "image is missing or null"),
+    ({"image": "x.png", "text": None}, "the keys are image; a row needs text"),
     ({"image": "", "text": "a"}, "it must be the path of a file"),
     ({"image": "a\0b", "text": "a"}, "it must be the path of a file"),
     ({"image": "https://example.org/a.png", "text": "a"}, "is a URL, and nothing is fetched"),

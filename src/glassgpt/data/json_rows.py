@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -69,6 +69,11 @@ def parse_row(line: str, origin: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise DataError(f"{origin}: expected a JSON object, got {type(row).__name__}")
     return cast("dict[str, Any]", row)
+
+
+def without_nulls(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of an object that hold something: where rows come from a table, null is an empty cell."""
+    return {key: value for key, value in row.items() if value is not None}
 
 
 def read_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:

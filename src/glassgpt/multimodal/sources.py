@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from glassgpt.data.bad_rows import BadRows
-from glassgpt.data.chat.messages import ROLES, Message, Role, check_order
+from glassgpt.data.chat.messages import Message, Role, check_order, role_and_weight
 from glassgpt.data.decompress import DAMAGED, opened
-from glassgpt.data.json_rows import decode_line, lines, parse_row, too_long
+from glassgpt.data.json_rows import decode_line, lines, parse_row, too_long, without_nulls
 from glassgpt.errors import DataError, WrongDataError
 from glassgpt.multimodal.media import MODALITIES, Modality
 
@@ -110,7 +110,7 @@ def _read_line(line: bytes | None, base: Path, origin: str, unread: set[str], *,
     if line is None:
         raise DataError(f"{origin}: {too_long()}")
     row = parse_row(decode_line(line, origin, first=first), origin)
-    unread |= row.keys() - set(KEYS)
+    unread |= without_nulls(row).keys() - set(KEYS)
     return parse_document(row, base, origin)
 
 
@@ -125,6 +125,7 @@ def parse_document(row: Mapping[str, Any], base: Path, origin: str) -> SourceDoc
     Raises:
         DataError: it has no text to learn, or a value is not of the right form.
     """
+    row = without_nulls(row)
     media = tuple(medium for key in row if key in MODALITIES for medium in _media(row[key], key, base, origin))
     if "messages" in row:
         _require_alone(row, "messages", ("prompt", "text", "content"), origin)
@@ -166,12 +167,9 @@ def _conversation(given: Any, media: tuple[MediaSource, ...], base: Path, origin
 def _turn(given: Any, base: Path, origin: str) -> SourceTurn:
     if not isinstance(given, dict):
         raise DataError(f"{origin}: it is {given!r:.{SHOWN}}; it must be an object with role and content")
-    fields = cast("dict[str, Any]", given)
-    role, content, weight = fields.get("role"), fields.get("content"), fields.get("weight", 1)
-    if role not in ROLES:
-        raise DataError(f"{origin}: role is {role!r:.{SHOWN}}; it must be system, user or assistant")
-    if isinstance(weight, bool) or weight not in (0, 1):
-        raise DataError(f"{origin}: weight is {weight!r:.{SHOWN}}; it must be 0 (context only) or 1 (to be learned)")
+    fields = without_nulls(cast("dict[str, Any]", given))
+    role, weight = role_and_weight(fields, origin)
+    content = fields.get("content")
     parts = (content,) if isinstance(content, str) else _parts(content, base, origin)
     if not any(isinstance(part, MediaSource) or part.strip() for part in parts):
         raise DataError(f"{origin}: the {role}'s message is empty; remove the conversation or complete it")

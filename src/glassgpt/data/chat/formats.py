@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from glassgpt.data.chat.messages import KEYS, Conversation, Message, check_order, parse_messages
-from glassgpt.data.json_rows import read_rows
+from glassgpt.data.json_rows import read_rows, without_nulls
 from glassgpt.errors import DataError, WrongDataError
 
 SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -35,7 +35,7 @@ def _sharegpt(row: Row, origin: str) -> Conversation:
         where = f"{origin}, message {at}"
         if not isinstance(turn, dict):
             raise DataError(f"{where}: it must be an object with from and value")
-        fields = cast("dict[str, Any]", turn)
+        fields = without_nulls(cast("dict[str, Any]", turn))
         if unknown := [key for key in fields if key not in ("from", "value", "weight")]:
             raise DataError(f"{where}: unknown key {unknown[0]!r:.40}; a message has from, value and perhaps weight")
         if not isinstance(fields.get("from"), str) or fields["from"] not in SHAREGPT_ROLES:
@@ -73,7 +73,8 @@ def detect_format(path: Path) -> str:
         WrongDataError: the file does not exist, is empty, or is in no known format.
         DataError: the first row is not JSON.
     """
-    for row, origin in read_rows(path):
+    for given, origin in read_rows(path):
+        row = without_nulls(given)
         for name, (keys, _) in FORMATS.items():
             if all(key in row for key in keys):
                 return name
@@ -99,7 +100,8 @@ def read_conversations(path: Path, name: str, unread: set[str] | None = None) ->
     """
     keys, read = FORMATS[name]
     known = {*keys, *OPTIONAL_KEYS.get(name, ())}
-    for row, origin in read_rows(path):
+    for given, origin in read_rows(path):
+        row = without_nulls(given)
         if missing := [key for key in keys if key not in row]:
             raise DataError(f"{origin}: {missing[0]} is missing; the first row is in the format {name}, so all must be")
         if unread is not None:
@@ -124,8 +126,8 @@ def _with_system(conversation: Conversation, row: Row) -> Conversation:
 
 
 def _text(row: Row, key: str, origin: str, default: str | None = None) -> str:
-    """Return the text of a field; the default if it is missing or null."""
-    value = default if row.get(key) is None else row[key]
+    """Return the text of a field; the default if it is missing."""
+    value = row.get(key, default)
     if not isinstance(value, str):
-        raise DataError(f"{origin}: {key} holds {'null' if value is None else type(value).__name__}, not text")
+        raise DataError(f"{origin}: {key} holds {type(value).__name__}, not text")
     return value

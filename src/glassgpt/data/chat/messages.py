@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
+from glassgpt.data.json_rows import without_nulls
 from glassgpt.errors import DataError
 
 Role = Literal["system", "user", "assistant"]
@@ -91,19 +92,34 @@ def check_order(messages: Sequence[Message], origin: str, *, answered: bool = Tr
 def _message(given: Any, origin: str) -> Message:
     if not isinstance(given, dict):
         raise DataError(f"{origin}: it is {_shown(given)}; it must be an object with role and content")
-    fields = cast("Mapping[str, Any]", given)
+    fields = without_nulls(cast("Mapping[str, Any]", given))
     if unknown := [key for key in fields if key not in KEYS]:
         raise DataError(f"{origin}: unknown key {_shown(unknown[0])}; a message has role, content and perhaps weight")
-    role, content, weight = fields.get("role"), fields.get("content"), fields.get("weight", 1)
-    if role not in ROLES:
-        raise DataError(f"{origin}: role is {_shown(role)}; it must be system, user or assistant")
+    role, weight = role_and_weight(fields, origin)
+    content = fields.get("content")
     if not isinstance(content, str):
         raise DataError(f"{origin}: content is {_shown(content)}; it must be text")
     if not content.strip():
         raise DataError(f"{origin}: the {role}'s message is empty; remove the conversation or complete it")
+    return Message(role, content, weight)
+
+
+def role_and_weight(fields: Mapping[str, Any], origin: str) -> tuple[Role, int]:
+    """Return who says a message, and whether it is learned.
+
+    Args:
+        fields: the message, as read from JSON.
+        origin: file, line and message, for error messages.
+
+    Raises:
+        DataError: the role is unknown, or the weight is not 0 or 1.
+    """
+    role, weight = fields.get("role"), fields.get("weight", 1)
+    if role not in ROLES:
+        raise DataError(f"{origin}: role is {_shown(role)}; it must be system, user or assistant")
     if isinstance(weight, bool) or weight not in (0, 1):
         raise DataError(f"{origin}: weight is {_shown(weight)}; it must be 0 (context only) or 1 (to be learned)")
-    return Message(role, content, int(weight))
+    return role, int(weight)
 
 
 def _shown(value: Any) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from glassgpt.data.chat.messages import Conversation, Message, check_order, parse_messages
-from glassgpt.data.json_rows import decode_line, parse_row
+from glassgpt.data.json_rows import decode_line, parse_row, without_nulls
 from glassgpt.errors import DataError, WrongDataError
 
 KEYS = ("prompt", "instruction", "input", "output", "system", "chosen", "rejected")
@@ -112,6 +112,7 @@ def parse_preference(row: Mapping[str, Any], origin: str) -> Preference:
     Raises:
         DataError: a key is unknown or missing, a reply is empty, or both replies are the same.
     """
+    row = without_nulls(row)
     if unknown := [key for key in row if key not in KEYS]:
         raise DataError(f"{origin}: unknown key {unknown[0][:40]!r}; the keys are {', '.join(KEYS)}")
     if missing := [key for key in ("chosen", "rejected") if key not in row]:
