@@ -203,6 +203,8 @@ def test_marks_in_the_text_place_the_media(named):
         ({"audio": [b"no sound"]}, "the audio: it is not sound"),
         ({"audio": [(np.zeros((2, 2)), 8000)]}, r"a sound is an array .2, 2."),
         ({"audio": [(np.array([np.nan]), 8000)]}, "not finite"),
+        ({"audio": [(np.zeros(8000 * 60 + 1), 8000)]}, "longer than 60 seconds"),
+        ({"audio": [(np.zeros(50), 1)]}, "its rate is 1; it must be from 1,000"),
         ({"audio": [(np.zeros(9), 0)]}, "a pair of samples and their rate"),
         ({"images": [picture(0).data] * 30}, "takes 151 positions, more than the model's context of 64"),
     ],

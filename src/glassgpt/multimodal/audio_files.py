@@ -41,7 +41,9 @@ def decode_audio(raw: bytes, rate: int, max_seconds: float = MAX_SECONDS) -> NDA
 
     try:
         with soundfile.SoundFile(io.BytesIO(raw)) as file:
-            _check_header(file, max_seconds)
+            if file.channels > MAX_CHANNELS:
+                raise DataError(f"it has {file.channels} channels; there may be at most {MAX_CHANNELS}")
+            check_length(file.frames, file.samplerate, max_seconds)
             limit = math.ceil(max_seconds * file.samplerate)
             samples = np.concatenate([*_mono_blocks(file, limit), np.empty(0, dtype=np.float32)])
             given = file.samplerate
@@ -49,8 +51,7 @@ def decode_audio(raw: bytes, rate: int, max_seconds: float = MAX_SECONDS) -> NDA
         raise
     except Exception as error:  # damaged files make the decoders of libsndfile fail in many ways
         raise DataError(f"it is not sound that can be decoded (WAV, FLAC, Ogg, MP3): {_reason(error)}") from error
-    if len(samples) > limit:
-        raise DataError(_too_long(max_seconds))
+    check_length(len(samples), given, max_seconds)
     if not len(samples):
         raise DataError("it has no samples")
     if not np.isfinite(samples).all():
@@ -90,18 +91,16 @@ def resample(samples: NDArray[np.floating[Any]], given: int, wanted: int) -> NDA
     return np.fft.irfft(cut, result)[:count] * (result / length)
 
 
-def _check_header(file: Any, max_seconds: float) -> None:
-    """Check what the header says before anything is decoded.
+def check_length(samples: int, rate: int, max_seconds: float = MAX_SECONDS) -> None:
+    """Check a number of samples and their rate, before anything is decoded or resampled.
 
     Raises:
-        DataError: the sound is too long, or has a rate or channels that nothing sensible has.
+        DataError: the sound is too long, or has a rate that nothing sensible has.
     """
-    if file.samplerate not in RATES:
-        raise DataError(f"its rate is {file.samplerate:,}; it must be from {RATES[0]:,} to {RATES[-1]:,} per second")
-    if file.channels > MAX_CHANNELS:
-        raise DataError(f"it has {file.channels} channels; there may be at most {MAX_CHANNELS}")
-    if file.frames > max_seconds * file.samplerate:
-        raise DataError(_too_long(max_seconds))
+    if rate not in RATES:
+        raise DataError(f"its rate is {rate:,}; it must be from {RATES[0]:,} to {RATES[-1]:,} per second")
+    if samples > max_seconds * rate:
+        raise DataError(f"it is longer than {max_seconds:g} seconds (--max-seconds); cut it into parts")
 
 
 def _mono_blocks(file: Any, limit: int) -> Iterator[NDArray[np.float32]]:
@@ -110,10 +109,6 @@ def _mono_blocks(file: Any, limit: int) -> Iterator[NDArray[np.float32]]:
     while left > 0 and len(block := file.read(min(left, BLOCK_FRAMES), dtype="float32", always_2d=True)):
         yield block.mean(axis=1)
         left -= len(block)
-
-
-def _too_long(max_seconds: float) -> str:
-    return f"it is longer than {max_seconds:g} seconds (--max-seconds); cut it into parts"
 
 
 def _reason(error: Exception) -> str:

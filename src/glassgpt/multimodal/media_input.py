@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from glassgpt.errors import DataError, GenerationError, require_extra
-from glassgpt.multimodal.audio_files import FULL_SCALE, to_samples
+from glassgpt.multimodal.audio_files import FULL_SCALE, check_length, to_samples
 from glassgpt.multimodal.config import MultimodalConfig
 from glassgpt.multimodal.decoding import DecodeOptions, load_medium
 from glassgpt.multimodal.media import MediaItem, Modality
@@ -36,17 +36,18 @@ def read_medium(
         GenerationError: it cannot be read or decoded, or is too large; the message names it.
         MissingExtraError: the library that decodes it is not installed.
     """
-    if isinstance(given, tuple) and modality == "audio":
-        return MediaItem("audio", _samples(given, config.rate))
-    require_extra(LIBRARIES[modality], EXTRA, "decoding pictures and sound")
-    options = DecodeOptions(config.geometry, config.fit)
-    source = (
-        MediaSource(modality, Path(given)) if isinstance(given, str | Path) else MediaSource(modality, raw=_raw(given))
-    )
+    name = str(given) if isinstance(given, str | Path) else f"the {modality}"
     try:
-        return load_medium(source, options)
+        if isinstance(given, tuple) and modality == "audio":
+            return MediaItem("audio", _samples(given, config.rate))
+        require_extra(LIBRARIES[modality], EXTRA, "decoding pictures and sound")
+        source = (
+            MediaSource(modality, Path(given))
+            if isinstance(given, str | Path)
+            else MediaSource(modality, raw=_raw(given))
+        )
+        return load_medium(source, DecodeOptions(config.geometry, config.fit))
     except DataError as error:
-        name = str(source.path) if source.path else f"the {modality}"
         raise GenerationError(f"{name}: {error}") from error
 
 
@@ -80,6 +81,7 @@ def _samples(given: tuple[Any, ...], rate: int) -> Any:
         raise GenerationError(
             f"a sound is an array {samples.shape} of {samples.dtype}; it must be (n,), of int16 or from -1 to 1"
         )
+    check_length(len(samples), given[1])
     values = samples / FULL_SCALE if samples.dtype == np.int16 else samples.astype(np.float64)
     if samples.dtype.kind == "i" and samples.dtype != np.int16:
         raise GenerationError(f"a sound has samples of {samples.dtype}; they must be int16, or numbers from -1 to 1")
