@@ -72,9 +72,10 @@ class LoadedModel:
         """The model prepared for fast generation on its device; created at first use."""
         if not isinstance(self.model, MultimodalModel):
             return prepare_for_decoding(self.model, self.precision, batch_size=self.batch_size, remembers=True)
-        original = self.model.language_model
-        prepared = prepare_for_decoding(original, self.precision, batch_size=self.batch_size, remembers=True)
-        return with_vector_table(prepared, original)
+        prepared = prepare_for_decoding(
+            self.model.language_model, self.precision, batch_size=self.batch_size, remembers=True
+        )
+        return with_vector_table(prepared, self.model)
 
     def generate(
         self,

@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from glassgpt.model.attention import attend, attention_scores, attention_weights, causal_mask
-from glassgpt.model.config import ModelConfig
 from glassgpt.model.hook_points import Activation, Axis, Derivation, HookPoint, ReadActivation, Side
 from glassgpt.model.transformer import Block, LanguageModel
+from glassgpt.model.whole_media import WholeMedia, visible_keys
 
 NATS = "nats, up to a constant"
 DIMENSIONLESS = "dimensionless"
@@ -112,7 +112,7 @@ def block_activations(
         f"{at}.input": derived(previous, ("position", "channel"), stream, LanguageModel.features, lambda x: x),
         f"{at}.norm1": captured(f"{at}.norm1", "input, normalized", Block.forward),
         **qkv,
-        **(_attention(model.config, layer) if mixing is None else mixing),
+        **(_attention(model, layer) if mixing is None else mixing),
         f"{at}.attention.output": captured(f"{at}.attention", "concatenated heads · Woᵀ", Block.forward),
         # The residual stream bypasses norm2, so replacing its input would not change what the MLP's output is added to.
         f"{at}.middle": captured(
@@ -127,32 +127,34 @@ def block_activations(
     }
 
 
-def _attention(config: ModelConfig, layer: int) -> dict[str, Activation]:
+def _attention(model: LanguageModel, layer: int) -> dict[str, Activation]:
     """Declare attention from queries and keys to mixed values.
 
     Fused kernels do not expose scores and weights, so these are derived from the captured queries and keys by the
     readable reference implementation; the mixed values are captured.
     """
-    at, reach = f"blocks.{layer}.attention", config.layer_reach(layer)
+    config, at = model.config, f"blocks.{layer}.attention"
+    reach = config.layer_reach(layer)
 
     def queries_and_keys(read: ReadActivation) -> tuple[Tensor, Tensor]:
         return read(f"{at}.q"), repeat_kv_heads(read(f"{at}.k"), config.n_head)
 
     def mask(read: ReadActivation) -> Tensor:
-        tokens = read("tokens")
-        return causal_mask(tokens.size(0), tokens.size(0), tokens.device, *reach)[0, 0]
+        return visible_keys(model, read("tokens"), *reach)
 
     def scores(read: ReadActivation) -> Tensor:
         return attention_scores(*queries_and_keys(read))
 
     def weights(read: ReadActivation) -> Tensor:
         q, k = queries_and_keys(read)
-        return attention_weights(q[None], k[None], None, *reach)[0]
+        return attention_weights(q[None], k[None], mask(read)[None, None])[0]
 
     matrix: tuple[Axis, ...] = ("head", "query", "key")
     window, visible = config.layer_window(layer), "key ≤ query"
     if window:
         visible += f" and key > query - {window}" + (f" or key < {config.sinks}" if config.sinks else "")
+    if isinstance(model, WholeMedia):
+        visible += ", or both in one picture or sound"
     return {
         f"{at}.scores": Activation(matrix, NATS, "q · kᵀ / √D", attention_scores, scores),
         f"{at}.mask": Activation(matrix[1:], "true where the query may attend", visible, causal_mask, mask),

@@ -35,6 +35,9 @@ class _AddedRows:
 
     def __init__(self, weight: Tensor) -> None:
         self.rows = weight.detach().new_empty(0, weight.size(1))
+        self.reach = torch.zeros(
+            0, 2, dtype=torch.int64, device=weight.device
+        )  # rows of the same call before and after
         self.used: list[tuple[int, int]] = []  # spans of rows in use, (first, end), in order
         self._lock = threading.Lock()
 
@@ -48,10 +51,11 @@ class _AddedRows:
             first = self._free(len(vectors))
             end = first + len(vectors)
             if end > len(self.rows):
-                grown = self.rows.new_zeros(max(end, 2 * len(self.rows)), self.rows.size(1))
-                grown[: len(self.rows)] = self.rows
-                self.rows = grown  # at once: another thread may be reading the one before
+                # At once: another thread may be reading those before.
+                self.rows, self.reach = (_grown(each, max(end, 2 * len(each))) for each in (self.rows, self.reach))
             self.rows[first:end] = vectors.detach().to(self.rows)
+            order = torch.arange(len(vectors), device=self.reach.device)
+            self.reach[first:end] = torch.stack((order, order.flip(0)), dim=1)
             self.used = sorted([*self.used, (first, end)])
         return first, end
 
@@ -69,6 +73,13 @@ class _AddedRows:
                 break
             first = end
         return first
+
+
+def _grown(rows: Tensor, count: int) -> Tensor:
+    """Return the same rows followed by zeros, this many in all."""
+    grown = rows.new_zeros(count, rows.size(1))
+    grown[: len(rows)] = rows
+    return grown
 
 
 class VectorTable(nn.Embedding):
@@ -90,7 +101,7 @@ class VectorTable(nn.Embedding):
 
     @contextmanager
     def holding(self, vectors: Tensor) -> Generator[range]:
-        """Add vectors (N, C) for the duration of a `with` block, and yield their ids."""
+        """Add the vectors (N, C) of one medium for the duration of a `with` block, and yield their ids."""
         ids = self.add(vectors)
         try:
             yield ids
@@ -98,7 +109,7 @@ class VectorTable(nn.Embedding):
             self.remove(ids)
 
     def add(self, vectors: Tensor) -> range:
-        """Add vectors (N, C) and return their ids, which follow each other. Safe in any thread."""
+        """Add the vectors (N, C) of one medium and return their ids, which follow each other. Safe in any thread."""
         first, end = self._added.add(vectors)
         return range(self.num_embeddings + first, self.num_embeddings + end)
 
@@ -113,6 +124,13 @@ class VectorTable(nn.Embedding):
 
     def __contains__(self, token: int) -> bool:
         return any(first <= token - self.num_embeddings < end for first, end in self._added.used)
+
+    def reach(self, ids: Tensor) -> Tensor:
+        """Return how many positions of its medium are before and after each id (B, T), (B, T, 2) int64; none of a token's."""
+        reach, row = self._added.reach, ids - self.num_embeddings
+        if not len(reach):
+            return ids.new_zeros(*ids.shape, 2)
+        return torch.where((row >= 0)[..., None], reach[row.clamp(0, len(reach) - 1)], 0)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the rows of ids (B, T), (B, T, C)."""

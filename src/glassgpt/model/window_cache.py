@@ -20,6 +20,7 @@ from glassgpt.model.cache import KVCache
 from glassgpt.model.cache_storage import CacheStorage
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.model.whole_media import WholeMedia
 
 
 class WindowCache(KVCache):
@@ -200,13 +201,15 @@ def decoding_cache(model: LanguageModel, slots: int, capacity: int, n_new: int =
     """Return an empty cache for passes of at most `n_new` tokens: one that keeps windows, if that is smaller.
 
     Args:
-        model: whose texts are generated; one with parts of the user's own gets the cache that keeps everything.
+        model: whose texts are generated; one with parts of the user's own, or whose media are seen as a whole whatever the
+            window, gets the cache that keeps everything.
         slots: number of sequences.
         capacity: positions per slot.
         n_new: new tokens per pass, at most.
     """
     config = model.config
-    if not config.window or config.plugins or capacity <= config.sinks + config.window + n_new:
+    keeps_all = config.plugins or isinstance(model, WholeMedia)
+    if not config.window or keeps_all or capacity <= config.sinks + config.window + n_new:
         return model.new_cache(slots, capacity)
     weights = next(model.parameters())
     return WindowCache(config, slots, capacity, n_new=n_new, dtype=weights.dtype, device=weights.device)

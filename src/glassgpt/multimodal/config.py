@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from glassgpt.errors import ConfigError
 from glassgpt.multimodal.image_files import Fit
@@ -31,6 +32,8 @@ class MultimodalConfig:
         restyle_image: how strongly the style of pictures is changed in training, from 0 (not at all) to 2, for drawings in a
             style that was not seen: filters, shading, outlines, flat colors, noise.
         augment_audio: how strongly sounds are changed in training, from 0 (not at all) to 2: speed, pitch, noise, gaps.
+        attention: what a position of a picture or sound sees of it: `causal`, what comes before, as in text, or
+            `bidirectional`, all of it.
         freeze: train the encoders alone, or with the adapter of lora.rank, and leave the language model as it is.
     """
 
@@ -47,6 +50,7 @@ class MultimodalConfig:
     flip_image: bool = False
     restyle_image: float = 0.0
     augment_audio: float = 0.5
+    attention: Literal["causal", "bidirectional"] = "causal"
     freeze: bool = False
 
     @property

@@ -10,12 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glassgpt.errors import ConfigError
 from glassgpt.model.cache import KVCache
 from glassgpt.model.config_checks import LINEAR
 from glassgpt.model.hook_points import Activation
+from glassgpt.model.packed import PackedRows
 from glassgpt.model.transformer import LanguageModel, ParameterKind
 from glassgpt.model.vectors import ENCODERS, ModelWithEncoders
 from glassgpt.multimodal.audio import AudioEncoder
@@ -94,8 +96,19 @@ class MultimodalModel(ModelWithEncoders):
 
     def features(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         """See `LanguageModel.features`; besides tokens and vectors, it takes media, (B, T, 1 + W) int64: see `vectors`."""
-        has_media = tokens.ndim == 3 and not tokens.is_floating_point()
-        return self.language_model.features(self.vectors(tokens) if has_media else tokens, cache)
+        if tokens.ndim == 3 and not tokens.is_floating_point():
+            return self.language_model.features(self.vectors(tokens), self._rows(tokens, cache))
+        return self.language_model.features(tokens, cache)
+
+    def _rows(self, inputs: Tensor, cache: KVCache | None) -> KVCache | None:
+        """Return positions and masks of rows with media, which are given as `cache` if they are packed."""
+        if self.multimodal.attention == "causal":
+            return cache
+        ids = inputs[..., 0]
+        if cache is None:
+            cache = PackedRows(F.pad(torch.ones_like(ids[:, :1], dtype=torch.bool), (0, ids.size(1) - 1)))
+        assert isinstance(cache, PackedRows)
+        return cache.with_media(ids < 0)
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """See `LanguageModel.embed`."""

@@ -6,7 +6,7 @@ Encoded media are added to the model's embedding as further rows (`VectorTable`)
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.copying import copy_sharing_weights
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.model.vectors import VectorTable, vector_table
+from glassgpt.model.whole_media import WholeMedia
 from glassgpt.multimodal.batches import assemble, payload_of, payload_words
 from glassgpt.multimodal.media import BEGIN_TOKENS, MODALITIES, MediaItem, Modality
 from glassgpt.multimodal.model import MultimodalModel
@@ -38,17 +39,19 @@ class MediaPrompt:
     media: tuple[MediaItem, ...]
 
 
-def with_vector_table(model: LanguageModel, original: LanguageModel) -> LanguageModel:
-    """Return a model prepared for decoding whose embedding takes further rows.
+def with_vector_table(model: LanguageModel, original: MultimodalModel) -> LanguageModel:
+    """Return a model prepared for decoding whose embedding takes further rows, and whose attention to them is as in training.
 
     Args:
-        model: the prepared model, which is changed unless it is the original one.
-        original: the model that it was made from.
+        model: the prepared model, which is changed unless it is that of `original`.
+        original: the model whose language model it was made from.
     """
-    prepared = copy_sharing_weights(model) if model is original else model
+    prepared = copy_sharing_weights(model) if model is original.language_model else model
     embedding = prepared.get_submodule("token_embedding")
     assert isinstance(embedding, torch.nn.Embedding)
     prepared.add_module("token_embedding", VectorTable(embedding))
+    if original.multimodal.attention == "bidirectional":
+        prepared.__class__ = type(f"WholeMedia{type(prepared).__name__}", (WholeMedia, type(prepared)), {})
     return prepared
 
 
@@ -77,20 +80,14 @@ class PromptEncoder:
         """
         self._require_known(prompt)
         parts = self._parts(prompt)
-        vectors = [encode_medium(self._model, part) for part in parts if isinstance(part, MediaItem)]
-        with self._table.holding(torch.cat(vectors)) as ids:
-            left, next_id = iter(vectors), ids.start
+        with ExitStack() as held:
             tokens = [self._tokenizer.end_of_text]
             for part in parts:
                 if isinstance(part, str):
                     tokens += self._encode_text(part, options)
                     continue
-                count = len(next(left))
-                tokens += [
-                    self._tokenizer.special_tokens[BEGIN_TOKENS[part.modality]],
-                    *range(next_id, next_id + count),
-                ]
-                next_id += count
+                ids = held.enter_context(self._table.holding(encode_medium(self._model, part)))
+                tokens += [self._tokenizer.special_tokens[BEGIN_TOKENS[part.modality]], *ids]
             context = self._model.config.context_length
             if len(tokens) > context:
                 raise GenerationError(
