@@ -38,6 +38,27 @@ function cellAt(canvas, event) {
   return [at((event.clientY - box.top) / box.height, canvas.height), at((event.clientX - box.left) / box.width, canvas.width)];
 }
 
+// Tell about the cell of a canvas under the pointer, and choose one by a click or an arrow key. cell: [row, column] of the
+// selected one, or null; idle: text while the pointer is elsewhere.
+export function selectCells(canvas, readout, { cell, tell, choose, idle }) {
+  readout.textContent = idle;
+  canvas.onpointermove = (event) => { readout.textContent = tell(...cellAt(canvas, event)); };
+  canvas.onpointerleave = () => { readout.textContent = idle; };
+  canvas.onclick = (event) => choose(...cellAt(canvas, event));
+  canvas.onkeydown = (event) => {
+    const step = STEPS[event.key];
+    if (!step || event.altKey || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    const [row, column] = cell ?? [0, 0];
+    choose(within(row + step[0], canvas.height), within(column + step[1], canvas.width));
+  };
+}
+
+// The frame around a cell.
+export function frameOf([row, column], rows, columns) {
+  return make("span", { className: "frame", style: { top: `${(100 * row) / rows}%`, left: `${(100 * column) / columns}%`, height: `${100 / rows}%`, width: `${100 / columns}%` } });
+}
+
 // shown: the arguments of drawMatrix, and id, label, cell [row, column], tell(row, column) -> text, choose(row, column),
 // names of the rows, columnNames, and height in pixels if the matrix is not square.
 export function matrix(shown) {
@@ -46,18 +67,9 @@ export function matrix(shown) {
   drawMatrix(canvas, shown);
   canvas.style.setProperty("aspect-ratio", height ? "auto" : `${columns} / ${rows}`);
   if (height) canvas.style.setProperty("height", `${height}px`);
-  const frame = make("span", { className: "frame", style: place(cell, rows, columns) });
-  const readout = make("p", { className: "told", id: `${id}-told`, "aria-live": "polite", textContent: tell(...cell) });
-  canvas.onpointermove = (event) => { readout.textContent = tell(...cellAt(canvas, event)); };
-  canvas.onpointerleave = () => { readout.textContent = tell(...cell); };
-  canvas.onclick = (event) => choose(...cellAt(canvas, event));
-  canvas.onkeydown = (event) => {
-    const step = STEPS[event.key];
-    if (!step || event.altKey || event.ctrlKey || event.metaKey) return;
-    event.preventDefault();
-    choose(within(cell[0] + step[0], rows), within(cell[1] + step[1], columns));
-  };
-  const picture = make("div", { className: "picture" }, canvas, frame);
+  const readout = make("p", { className: "told", id: `${id}-told`, "aria-live": "polite" });
+  selectCells(canvas, readout, { cell, tell, choose, idle: tell(...cell) });
+  const picture = make("div", { className: "picture" }, canvas, frameOf(cell, rows, columns));
   const labelled = make("div", { className: "labelled" }, labels(names.map((name) => fitted(name, LETTERS)), cell[0], "labels"), picture, labels(columnNames, cell[1], "labels columns"));
   return make("div", { className: "matrix" }, labelled, scaleOf(shown), readout);
 }
@@ -71,8 +83,4 @@ function labels(names, chosen, className) {
 function scaleOf({ kind = "magnitude", largest = 1 }) {
   const most = largest.toFixed(2);
   return make("div", { className: "ramp", "aria-hidden": "true" }, kind === "signed" ? `−${most}` : "0", make("i", { style: { background: ramp(kind) } }), most);
-}
-
-function place([row, column], rows, columns) {
-  return { top: `${(100 * row) / rows}%`, left: `${(100 * column) / columns}%`, height: `${100 / rows}%`, width: `${100 / columns}%` };
 }

@@ -1,8 +1,9 @@
 // Pictures, and sounds as their spectrograms: where the selected token looks in them, and what the model would say at each position.
 import { heat, ramp } from "./color.js";
-import { barCell, choices, make, note, percent, row, table, within } from "./dom.js";
+import { barCell, choices, make, note, percent, row, table } from "./dom.js";
 import { rowOf, strongest } from "./head.js";
 import { SHOWN, firstShown } from "./lens.js";
+import { frameOf, selectCells } from "./matrix.js";
 import { fetchArray, fetchDetail } from "./source.js";
 import { after } from "./stream.js";
 import { background, placeOf } from "./thumbnails.js";
@@ -11,7 +12,6 @@ import { piece, pieceOf, quoted, spaced, stepper } from "./token.js";
 const VIEWS = ["attention", "lens"];
 const LISTED = 8; // positions, or predictions, in the table
 const MOST_WORDS = 8; // columns of a picture in which predictions are written
-const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
 export const mediaPanel = {
   id: "media",
@@ -94,34 +94,21 @@ function figureOf(view, medium, { id, values, largest, cell, choose, tell, write
   const { trace, words } = view;
   const { first, rows, columns, picture, width, height } = medium;
   const name = nameOf(view, medium);
-  const own = placeOf(trace, cell)?.medium === medium ? cell - first : null;
+  const isOwn = placeOf(trace, cell)?.medium === medium;
   const shape = medium.modality === "audio" ? { height: "8rem" } : { "aspect-ratio": `${width} / ${height}` };
   const image = (className, alt) => make("img", { src: picture, alt, className, style: shape });
   const canvas = make("canvas", { id, tabIndex: 0, role: "application", "aria-roledescription": words.media.map, "aria-label": words.media.label(name, words.media.views[view.state.seen]), "aria-describedby": `${id}-told` });
   canvas.width = columns;
   canvas.height = rows;
   drawHeat(canvas, values, largest);
-  const told = make("p", { className: "told", id: `${id}-told`, "aria-live": "polite", textContent: own === null ? words.media.hint : tell(cell) });
-  const at = (event) => {
-    const box = canvas.getBoundingClientRect();
-    const part = (share, count) => within(Math.floor(share * count), count);
-    return first + part((event.clientY - box.top) / box.height, rows) * columns + part((event.clientX - box.left) / box.width, columns);
-  };
-  canvas.onpointermove = (event) => { told.textContent = tell(at(event)); };
-  canvas.onpointerleave = () => { told.textContent = own === null ? words.media.hint : tell(cell); };
-  canvas.onclick = (event) => choose(at(event));
-  canvas.onkeydown = (event) => {
-    const step = STEPS[event.key];
-    if (!step || event.altKey || event.ctrlKey || event.metaKey) return;
-    event.preventDefault();
-    const from = own ?? 0;
-    choose(first + within(Math.floor(from / columns) + step[0], rows) * columns + within((from % columns) + step[1], columns));
-  };
+  const told = make("p", { className: "told", id: `${id}-told`, "aria-live": "polite" });
+  const at = (row, column) => first + row * columns + column;
+  const own = isOwn ? [Math.floor((cell - first) / columns), (cell - first) % columns] : null;
+  selectCells(canvas, told, { cell: own, tell: (...place) => tell(at(...place)), choose: (...place) => choose(at(...place)), idle: isOwn ? tell(cell) : words.media.hint });
   const texts = write && columns <= MOST_WORDS ? make("div", { className: "words", "aria-hidden": "true", style: { "grid-template-columns": `repeat(${columns}, 1fr)` } }, ...Array.from(values, (_, each) => make("span", { textContent: write(first + each) }))) : null;
-  const frame = own === null ? null : make("span", { className: "frame", style: { top: `${(100 * Math.floor(own / columns)) / rows}%`, left: `${(100 * (own % columns)) / columns}%`, height: `${100 / rows}%`, width: `${100 / columns}%` } });
   const scale = make("div", { className: "ramp", "aria-hidden": "true" }, "0", make("i", { style: { background: ramp("magnitude") } }), percent(largest));
   return make("figure", { className: medium.modality }, make("figcaption", {}, make("b", { textContent: name }), words.media.size(rows, columns)),
-    make("div", { className: "pair" }, image("plain", name), make("div", { className: "seen" }, image("gray", ""), canvas, texts, frame)), scale, told);
+    make("div", { className: "pair" }, image("plain", name), make("div", { className: "seen" }, image("gray", ""), canvas, texts, own && frameOf(own, rows, columns))), scale, told);
 }
 
 function drawHeat(canvas, values, largest) {
