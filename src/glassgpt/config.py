@@ -256,7 +256,7 @@ def check_config(config: RunConfig, ranks: int = 1, resumed: Path | None = None)
         MissingExtraError: a tracker is not installed.
     """
     from glassgpt.data.shards import TokenDataset
-    from glassgpt.multimodal.fitting import row_problems
+    from glassgpt.multimodal.fitting import data_problems
     from glassgpt.training.run_folder import RunFolder
 
     if resumed is not None and config.data and not (remote_url(config.data) or Path(config.data).exists()):
@@ -275,7 +275,7 @@ def check_config(config: RunConfig, ranks: int = 1, resumed: Path | None = None)
         if config.data:
             TokenDataset.open(dataset_folder(config.data))
             length = config.train.resolve_sequence_length(config.model.context_length)
-            problems += row_problems(dataset_folder(config.data), length)
+            problems += data_problems(config.multimodal, dataset_folder(config.data), length)
     except GlassGPTError as error:
         problems.append(str(error))
     if problems:
@@ -351,7 +351,7 @@ def warmup_warning(given: RunConfig, resolved: RunConfig) -> str | None:
 
 def _with_data(config: RunConfig, problems: list[str]) -> RunConfig:
     from glassgpt.data.shards import TokenDataset
-    from glassgpt.multimodal.fitting import fitted, row_problems
+    from glassgpt.multimodal.fitting import data_problems, fitted
 
     if not config.data:
         problems.append(NO_DATASET)
@@ -363,7 +363,7 @@ def _with_data(config: RunConfig, problems: list[str]) -> RunConfig:
         problems.append(str(error))
         return config
     length = config.train.resolve_sequence_length(config.model.context_length)
-    problems += row_problems(dataset_folder(config.data), length)
+    problems += data_problems(config.multimodal, dataset_folder(config.data), length)
     for split in ("train", "validation"):
         n_tokens = len(dataset.split(split))
         if n_tokens < 2 or (split == "train" and n_tokens <= length):

@@ -8,7 +8,7 @@ there: the bytes of the patch or of the frames, eight to a number, and zeros bes
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -30,9 +30,12 @@ from glassgpt.multimodal.dataset import SUPERVISED, MultimodalDataset, Multimoda
 from glassgpt.multimodal.loss import multimodal_loss
 from glassgpt.multimodal.media import MediaItem
 from glassgpt.multimodal.model import ENCODER_TYPES, medium_id
-from glassgpt.training.config import TrainerConfig
+from glassgpt.multimodal.validation import SpeechValidator
+from glassgpt.training.config import TrainConfig, TrainerConfig
 from glassgpt.training.loss import TrainingLoss
 from glassgpt.training.losses import build_loss
+from glassgpt.training.trainable import TrainableModel
+from glassgpt.training.validation import Validator, build_validator
 
 KEPT_BYTES = 1 << 30
 """Memory for payloads that are kept for the next epoch: a spectrogram takes longer to compute than to copy."""
@@ -144,10 +147,12 @@ class EncodedTokens(TokenView):
     Args:
         rows: the rows.
         config: the settings.
+        special_ids: ids of the special tokens, which no sound says.
     """
 
-    def __init__(self, rows: MultimodalTokens, config: MultimodalConfig) -> None:
+    def __init__(self, rows: MultimodalTokens, config: MultimodalConfig, special_ids: Collection[int] = ()) -> None:
         super().__init__(rows)
+        self.special_ids = special_ids
         self.row_length, self.supervised_share = rows.row_length, rows.supervised_share
         self.reader = RowReader(rows, config)
         self._rows = rows
@@ -177,7 +182,8 @@ class EncodedDataset(TokenDataset):
 
     def split(self, name: Split) -> EncodedTokens:
         """Return the rows of one split."""
-        return EncodedTokens(self._dataset.split(name), self._config)
+        special_ids = self._dataset.tokenizer.special_tokens.values()
+        return EncodedTokens(self._dataset.split(name), self._config, tuple(special_ids))
 
     def verify(self) -> None:
         """See `MultimodalDataset.verify`."""
@@ -238,7 +244,13 @@ build_batches.register(EncodedTokens, EncodedBatches)
 
 @build_loss.register
 def _(tokens: EncodedTokens, model: LanguageModel, config: TrainerConfig) -> TrainingLoss:
-    return multimodal_loss(model, config, tokens.supervised_share)
+    return multimodal_loss(model, config, tokens.supervised_share, tokens.special_ids)
+
+
+@build_validator.register
+def _(held_out: EncodedTokens, trained: TrainableModel, dataset: TokenDataset, train: TrainConfig) -> Validator:
+    kind = SpeechValidator if "ctc_loss" in trained.loss.metric_names else Validator
+    return kind(held_out, trained, dataset, train)
 
 
 @counted_tokens.register

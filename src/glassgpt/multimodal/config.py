@@ -34,6 +34,8 @@ class MultimodalConfig:
         augment_audio: how strongly sounds are changed in training, from 0 (not at all) to 2: speed, pitch, noise, gaps.
         attention: what a position of a picture or sound sees of it: `causal`, what comes before, as in text, or
             `bidirectional`, all of it.
+        ctc_weight: weight of a second loss for speech, from 0 (none) to 10: CTC, by which the positions of a sound say the text
+            that is learned with it, in order. It needs a position for each token of the text.
         freeze: train the encoders alone, or with the adapter of lora.rank, and leave the language model as it is.
     """
 
@@ -51,6 +53,7 @@ class MultimodalConfig:
     restyle_image: float = 0.0
     augment_audio: float = 0.5
     attention: Literal["causal", "bidirectional"] = "causal"
+    ctc_weight: float = 0.0
     freeze: bool = False
 
     @property
@@ -58,6 +61,11 @@ class MultimodalConfig:
         """The modalities, in the order of their numbers."""
         given = self.modalities.split(",") if self.modalities else []
         return tuple(modality for modality in MODALITIES if modality in given)
+
+    @property
+    def has_ctc(self) -> bool:
+        """True if positions of sounds have a loss of their own."""
+        return self.ctc_weight > 0 and "audio" in self.names
 
     @property
     def geometry(self) -> Geometry:
@@ -96,6 +104,8 @@ class MultimodalConfig:
             found.append(
                 f"multimodal.overlap is {self.overlap}; it must be from 0 to the patch_size, {self.patch_size}"
             )
+        if not 0 <= self.ctc_weight <= 10:
+            found.append(f"multimodal.ctc_weight is {self.ctc_weight}; it must be between 0 and 10")
         if not 8 <= self.mels <= 256:
             found.append(f"multimodal.mels is {self.mels}; it must be from 8 to 256")
         return found

@@ -1,4 +1,4 @@
-"""The settings that a run takes over from its dataset: modalities and their geometry. Does not import torch."""
+"""The settings that a run takes over from its dataset, and those that do not fit it. Does not import torch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import get_args
 
 from glassgpt.data.chat.dataset import row_problems as of_conversations
 from glassgpt.data.summary import SUMMARY_FILE, DatasetSummary
+from glassgpt.multimodal.alignment import NO_SOUNDS, alignment_problem
 from glassgpt.multimodal.config import MultimodalConfig, row_length_problem
-from glassgpt.multimodal.dataset import MULTIMODAL_FILE, MultimodalSummary, is_multimodal
+from glassgpt.multimodal.dataset import MULTIMODAL_FILE, MultimodalDataset, MultimodalSummary, is_multimodal
 from glassgpt.multimodal.image_files import Fit
 from glassgpt.multimodal.media import MODALITIES
 
@@ -28,13 +29,21 @@ def fitted(config: MultimodalConfig, folder: Path) -> MultimodalConfig:
     return config.fitted(names, summary.geometry, fit if fit in get_args(Fit) else config.fit)
 
 
-def row_problems(folder: Path, sequence_length: int) -> list[str]:
-    """Return why the rows of a dataset have another length than the sequences to train on, if they do; text has no rows.
+def data_problems(config: MultimodalConfig, folder: Path, sequence_length: int) -> list[str]:
+    """Return what does not fit a dataset: the length of its rows, if it has any, and the loss of the positions of sounds.
+
+    Args:
+        config: the settings.
+        folder: of the dataset.
+        sequence_length: positions of the sequences to train on.
 
     Raises:
-        DataError: the summary of the rows is damaged.
+        DataError: the dataset is damaged.
     """
     if not is_multimodal(folder):
-        return of_conversations(folder, sequence_length)
-    problem = row_length_problem(MultimodalSummary.read(folder / MULTIMODAL_FILE).row_length, sequence_length)
-    return [problem] if problem else []
+        return of_conversations(folder, sequence_length) + ([NO_SOUNDS] if config.ctc_weight else [])
+    problems = (
+        row_length_problem(MultimodalSummary.read(folder / MULTIMODAL_FILE).row_length, sequence_length),
+        alignment_problem(MultimodalDataset.open(folder)) if config.ctc_weight else None,
+    )
+    return [problem for problem in problems if problem]

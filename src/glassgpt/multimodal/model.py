@@ -22,6 +22,7 @@ from glassgpt.model.transformer import LanguageModel, ParameterKind
 from glassgpt.model.vectors import ENCODERS, ModelWithEncoders
 from glassgpt.multimodal.audio import AudioEncoder
 from glassgpt.multimodal.config import MultimodalConfig, require_valid
+from glassgpt.multimodal.ctc import CTC, CTCHead
 from glassgpt.multimodal.encoder import Encoder
 from glassgpt.multimodal.image import ImageEncoder
 from glassgpt.multimodal.media import MODALITIES, Modality
@@ -46,7 +47,7 @@ class MultimodalModel(ModelWithEncoders):
     Attributes:
         language_model: the language model.
         multimodal: the configuration.
-        encoders: by modality.
+        encoders: by modality, and the head of the CTC loss if there is one.
     """
 
     token_embedding: nn.Embedding
@@ -65,6 +66,8 @@ class MultimodalModel(ModelWithEncoders):
         rms = embedding.detach().float().square().mean().sqrt().item() if embedding.device.type != "meta" else 1.0
         width = language_model.config.n_embd
         self.encoders = nn.ModuleDict({name: ENCODER_TYPES[name](config, width, rms) for name in config.names})
+        if config.has_ctc:
+            self.encoders[CTC] = CTCHead(width, language_model.config.vocab_size)
         self.encoders.to(embedding.device)
         self.train(language_model.training)
 
@@ -78,6 +81,13 @@ class MultimodalModel(ModelWithEncoders):
         encoder = self.encoders[modality]
         assert isinstance(encoder, Encoder)
         return encoder
+
+    @property
+    def ctc_head(self) -> CTCHead | None:
+        """The head of the CTC loss, or None; generation does not need it."""
+        head = dict(self.encoders.named_children()).get(CTC)
+        assert head is None or isinstance(head, CTCHead)
+        return head
 
     def vectors(self, inputs: Tensor) -> Tensor:
         """Return token embeddings and encoded media, (B, T, C).
@@ -128,6 +138,8 @@ class MultimodalModel(ModelWithEncoders):
         for name in self.multimodal.names:
             of_encoder = self.encoder(name).parameter_kinds()
             kinds |= {f"{ENCODERS}{name}.{parameter}": kind for parameter, kind in of_encoder.items()}
+        if self.ctc_head is not None:
+            kinds |= {f"{ENCODERS}{CTC}.weight": "head", f"{ENCODERS}{CTC}.bias": "vector"}
         return kinds
 
     def activations(self) -> dict[str, Activation]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
+from torch import Tensor
 
 from glassgpt.errors import CheckpointError
 from glassgpt.model.build import build_uninitialized
@@ -15,6 +16,7 @@ from glassgpt.model.lora import adapter_of
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.model.vectors import ENCODERS
 from glassgpt.multimodal.config import MultimodalConfig
+from glassgpt.multimodal.ctc import CTC
 from glassgpt.multimodal.model import MultimodalModel
 from glassgpt.training.checkpoint import AVERAGE, WEIGHTS, load_weights
 from glassgpt.training.rng import preserved_rng
@@ -75,11 +77,18 @@ def _file(checkpoint: Path) -> Path:
     return checkpoint / (AVERAGE if (checkpoint / AVERAGE).is_file() else WEIGHTS)
 
 
+def _for_head_of(model: MultimodalModel, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of encoders with those of a CTC head if the model has one: a new one if there is none for it."""
+    own = {name: w for name, w in model.encoders.state_dict().items() if name.startswith(f"{CTC}.")}
+    saved = {name: w for name, w in tensors.items() if name in own}
+    return {name: w for name, w in tensors.items() if not name.startswith(f"{CTC}.")} | (saved or own)
+
+
 def _load(model: MultimodalModel, checkpoint: Path) -> None:
     file = _file(checkpoint)
     try:
         tensors = {name.removeprefix(ENCODERS): w for name, w in load_file(file).items() if name.startswith(ENCODERS)}
-        model.encoders.load_state_dict(tensors)
+        model.encoders.load_state_dict(_for_head_of(model, tensors))
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be read: {error}") from error
     except RuntimeError as error:

@@ -7,6 +7,7 @@ from functools import singledispatch
 from itertools import islice
 
 import torch
+from torch import Tensor
 
 from glassgpt.data.preferences.batches import PairTokens
 from glassgpt.data.shards import TokenArray, TokenDataset
@@ -42,8 +43,7 @@ class Validator:
         batch_size = max(1, min(trained.micro_batch_size, MAX_BATCH_SIZE))
         length, limit = trained.batches.context_length, self._train.eval_tokens or None
         windows = validation_windows(self._tokens, length, batch_size=batch_size, limit=limit)
-        is_shared = dist.world_size > 1 and not trained.loss.is_sharded
-        if is_shared:
+        if self.is_shared:
             windows = islice(windows, dist.rank, None, dist.world_size)
         with trained.average.in_place() if trained.average else nullcontext():
             result = validation_loss(
@@ -52,13 +52,26 @@ class Validator:
                 self._byte_lengths,
                 device=trained.hardware.device,
                 autocast=trained.hardware.autocast(),
-                loss=trained.loss.validate,
+                loss=self.loss,
             )
-        if not is_shared:
-            return result
-        parts = torch.tensor([result.nats, result.tokens, result.n_bytes], dtype=torch.float64)
-        nats, tokens, n_bytes = dist.all_reduce_sum(parts.to(trained.hardware.device)).tolist()
+        nats, tokens, n_bytes = self.over_ranks([result.nats, result.tokens, result.n_bytes])
         return ValidationLoss(nats, int(tokens), int(n_bytes))
+
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of a batch."""
+        return self._trained.loss.validate(inputs, targets)
+
+    @property
+    def is_shared(self) -> bool:
+        """True if each rank validates a part of the set."""
+        return self._trained.dist.world_size > 1 and not self._trained.loss.is_sharded
+
+    def over_ranks(self, parts: list[float]) -> list[float]:
+        """Return the sums of numbers that each rank has of its part of the set."""
+        if not self.is_shared:
+            return parts
+        device = self._trained.hardware.device
+        return self._trained.dist.all_reduce_sum(torch.tensor(parts, dtype=torch.float64).to(device)).tolist()
 
 
 @singledispatch
