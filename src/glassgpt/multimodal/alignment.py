@@ -1,4 +1,4 @@
-"""Which documents have sounds that say their text, and whether there are enough positions for it. Does not import torch."""
+"""The texts that sounds of documents say, and a check that there are enough positions for them. Does not import torch."""
 
 from __future__ import annotations
 
