@@ -101,8 +101,9 @@ def alternate(arguments: argparse.Namespace, results: Results) -> bool:
     """Time training steps of the variants in turns, at each context; ratios are relative to the first variant."""
     all_good = True
     for context in arguments.contexts:
+        together = alternating.Together(arguments.out.parent, *arguments.together)
         rows, failed = alternating.alternate(
-            arguments.only, context, arguments.rounds, arguments.seconds, arguments.small
+            arguments.only, context, arguments.rounds, arguments.seconds, arguments.small, together
         )
         for row in (*rows, *failed):
             results.add({"context": context, **row})
@@ -130,11 +131,21 @@ def main() -> int:
     parser.add_argument("parts", nargs="+", choices=PARTS)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", type=Path, help="dataset in GPT-2's tokens, for loss")
-    parser.add_argument("--only", nargs="*", choices=mixing.VARIANTS, default=list(mixing.VARIANTS))
+    parser.add_argument("--only", nargs="*", choices=mixing.VARIANTS, default=list(mixing.VARIANTS)[:-1])
     parser.add_argument("--contexts", type=int, nargs="*", default=mixing.CONTEXTS)
     parser.add_argument("--seeds", type=int, nargs="*", default=[1])
     parser.add_argument("--rounds", type=int, default=12, help="how often alternate times a variant; 0 compiles only")
     parser.add_argument("--seconds", type=float, default=3600.0, help="no round of alternate starts later")
+    parser.add_argument(
+        "--together",
+        type=int,
+        nargs=2,
+        metavar=("PROCESSES", "SECONDS"),
+        default=(1, 0),
+        help="alternate: compile beside other such processes, whose OUT are in one folder, and be timed after each other; "
+        "wait for the others that long at most",
+    )
+    parser.add_argument("--tf32", action="store_true", help="round float32 products to 10 bits on a GPU")
     parser.add_argument(
         "--trust-fla",
         action="store_true",
@@ -143,6 +154,8 @@ def main() -> int:
     )
     parser.add_argument("--small", action="store_true", help="tiny sizes, to try the program on a CPU")
     arguments = parser.parse_args()
+    if arguments.tf32:
+        torch.set_float32_matmul_precision("high")
     if arguments.trust_fla:
         mixing.trust_kernels()
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import re
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +30,10 @@ STEPS = 4
 """Steps that are timed together, behind one that is not."""
 MIXING = re.compile(r"sdpa|flash|fmha|flex_attention|attention|delta|chunk_|_wy_|cumsum|kkt|solve_tril")
 """Names of kernels that mix positions."""
+
+
+BY_BLOCK = ", blocks compiled alone"
+"""End of the name of a variant whose blocks are compiled, one for all; head, loss and Muon are not."""
 
 
 @dataclass
@@ -59,8 +66,37 @@ class Variant:
                 raise torch.OutOfMemoryError(outcome.message)
 
 
+@dataclass(frozen=True)
+class Together:
+    """Processes that compile at the same time and are timed one after the other.
+
+    Attributes:
+        folder: where each process puts a file when it has compiled; empty if this process is alone.
+        count: number of processes.
+        seconds: longest time to wait for the others.
+    """
+
+    folder: Path = Path()
+    count: int = 1
+    seconds: float = 0.0
+
+    @contextlib.contextmanager
+    def alone(self, name: str) -> Generator[bool]:
+        """Wait until all processes have compiled, then hold the lock; yield whether all had."""
+        if self.count == 1:
+            yield True
+            return
+        (self.folder / f"{name}.ready").touch()
+        end = time.monotonic() + self.seconds
+        while (complete := len(list(self.folder.glob("*.ready"))) >= self.count) is False and time.monotonic() < end:
+            time.sleep(0.2)
+        with open(self.folder / "lock", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield complete
+
+
 def alternate(
-    names: Sequence[str], context: int, rounds: int, seconds: float, small: bool
+    names: Sequence[str], context: int, rounds: int, seconds: float, small: bool, together: Together = Together()
 ) -> tuple[list[Row], list[Row]]:
     """Return a row per variant, and those of variants that failed.
 
@@ -70,8 +106,9 @@ def alternate(
         rounds: how often each variant is timed; 0 compiles only.
         seconds: no round starts later.
         small: whether sizes are tiny.
+        together: other processes on this GPU.
     """
-    end, failed = time.monotonic() + seconds, list[Row]()
+    failed = list[Row]()
     # The variants share the model's code: each is compiled once, for its own shapes, and never silently not at all.
     with torch._dynamo.config.patch(  # pyright: ignore
         recompile_limit=64, automatic_dynamic_shapes=False, fail_on_recompile_limit_hit=True
@@ -80,15 +117,17 @@ def alternate(
             return [row for name in names if (row := _try(_compile, failed, name, context, small))], failed
         variants = [variant for name in names if (variant := _try(_build, failed, name, context, small))]
         variants = [variant for variant in variants if _try(_first_step, failed, variant)]
-        for number in range(rounds):
-            if number and time.monotonic() > end:
-                break
-            for place in range(len(variants)):  # another one begins each round
-                _time(variants[(place + number) % len(variants)])
-            print(f"round {number + 1}:", *(f"{one.name} {one.times[-1]:.1f} ms" for one in variants), flush=True)
-        kernels = [_kernel_ms(variant) for variant in variants]
-    for variant in variants:
-        variant.step.close()
+        with together.alone(f"{context} {names[-1]}") as complete:
+            end = time.monotonic() + seconds
+            for number in range(rounds):
+                if number and time.monotonic() > end:
+                    break
+                for place in range(len(variants)):  # another one begins each round
+                    _time(variants[(place + number) % len(variants)])
+                print(f"round {number + 1}:", *(f"{one.name} {one.times[-1]:.1f} ms" for one in variants), flush=True)
+            kernels = [{"others_had_compiled": complete, **_kernel_ms(variant)} for variant in variants]
+            for variant in variants:
+                variant.step.close()
     return [_row(variant, variants[0], context) | ms for variant, ms in zip(variants, kernels, strict=True)], failed
 
 
@@ -117,8 +156,13 @@ def _build(name: str, context: int, small: bool) -> Variant:
     torch.manual_seed(config.seed)
     model = build_model(config.model)
     tokens = random_tokens(config.model.vocab_size, config.train.batch_tokens * 2 + context + 1)
+    hardware = resolve_hardware(config.train)
+    if by_block := name.endswith(BY_BLOCK):
+        for block in model.blocks if hardware.compile else ():
+            block.compile()
     with use_kernel(name):
-        step = TrainStep(model, tokens, trainer_config(config), resolve_hardware(config.train), DistributedContext())
+        hardware = replace(hardware, compile=hardware.compile and not by_block)
+        step = TrainStep(model, tokens, trainer_config(config), hardware, DistributedContext())
     step.model.train()
     return Variant(name, config, step, _allocated() - before)
 
@@ -139,6 +183,7 @@ def _first_step(variant: Variant) -> bool:
             variant.step.finish()
             _wait()
             variant.peak_bytes = torch.cuda.max_memory_allocated() - others
+            torch.cuda.empty_cache()  # for the other processes
     print(f"{variant.name}: first step {variant.first_seconds:.0f} s, {variant.peak_bytes} bytes", flush=True)
     return True
 

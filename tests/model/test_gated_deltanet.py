@@ -22,6 +22,7 @@ from glassgpt.model import delta_rule as rule
 from glassgpt.model.accounting import flops_per_token, inference_memory
 from glassgpt.model.build import build_model
 from glassgpt.model.cache import KVCache
+from glassgpt.model.chunk_states import chunk_states, chunk_states_readable
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.delta_rule import delta_rule, delta_rule_by_chunk, delta_rule_by_token
 from glassgpt.model.gated_deltanet import GatedDeltaRule, short_convolution
@@ -122,33 +123,74 @@ def test_versions_of_triton_that_refuse_gradients_on_hopper(hopper, triton, capa
     assert hopper(triton, capability) == (triton if refused else "")
 
 
-class RefusedBackward(torch.autograd.Function):
-    """Stands for flash-linear-attention's kernel on Hopper: forward works."""
-
-    @staticmethod
-    def forward(ctx, v):
-        return torch.full_like(v, 7.0)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        raise RuntimeError("Triton >= 3.4.0 and < 3.7.1 on Hopper GPUs produces incorrect results")
-
-
 def test_chunks_replace_the_kernel_where_it_refuses_gradients(hopper, monkeypatch):
+    for triton, refused in (("3.6.0", True), ("3.7.1", False)):
+        hopper(triton)
+        module = build_model(CONFIG).blocks[0].attention
+        assert module.kernel_has_gradients is not refused
+    monkeypatch.setattr(rule, "_delta_rule_by_kernel", lambda *inputs: "the kernel")
+    monkeypatch.setattr(rule, "_delta_rule_in_torch", lambda *inputs: "chunks")
+    on_gpu = {"is_cuda": True, "dtype": torch.bfloat16, "requires_grad": True, "size": lambda axis: 70}
+
+    def chosen(kernel_has_gradients, **changed):
+        return delta_rule(*[SimpleNamespace(**{**on_gpu, **changed})] * 5, None, kernel_has_gradients)
+
+    assert (chosen(False), chosen(True)) == ("chunks", "the kernel")
+    assert chosen(False, requires_grad=False) == "the kernel"  # nothing is refused
+    assert chosen(True, size=lambda axis: 1) == chosen(True, dtype=torch.float32) == "chunks"
+
+
+def test_the_kernel_gets_the_rule_as_it_names_it(monkeypatch):
     def kernel(q, k, v, *, g, beta, initial_state, output_final_state):
-        return RefusedBackward.apply(v), torch.zeros(2, 3, 6, 6)
+        assert initial_state is None
+        assert output_final_state
+        return delta_rule_by_token(q, k, v, g, beta, torch.zeros(2, 3, 6, 6))
 
     monkeypatch.setitem(sys.modules, "fla.ops.gated_delta_rule", SimpleNamespace(chunk_gated_delta_rule=kernel))
-    inputs = random_inputs(70)
-    hopper("3.6.0")
-    output, _ = rule._call_kernel(*inputs[:5], None)
-    expected, _ = delta_rule_by_token(*inputs[:5], torch.zeros_like(inputs[5]))
-    gradients = (torch.autograd.grad(x.sin().sum(), inputs[:5]) for x in (output, expected))
-    for one, other in zip(*gradients, strict=True):
+    inputs = random_inputs(5)[:5]
+    for one, other in zip(rule._call_kernel(*inputs, None), delta_rule(*inputs, None), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-    assert rule._call_kernel(*(x.detach() for x in inputs[:5]), None)[0].unique().tolist() == [7]  # nothing is refused
-    hopper("3.7.1")
-    assert rule._call_kernel(*inputs[:5], None)[0].unique().tolist() == [7]
+
+
+def test_the_compiled_graph_does_not_grow_with_the_length():
+    sizes = []
+
+    def count(graph, inputs):
+        sizes.append(len(graph.graph.nodes))
+        return graph
+
+    for n_tokens in (130, 500):
+        torch.compiler.reset()
+        inputs = random_inputs(n_tokens)[:5]
+        compiled = torch.compile(delta_rule, backend=count, fullgraph=True, dynamic=False)(*inputs, None)
+        torch.testing.assert_close(compiled[0], delta_rule(*inputs, None)[0])
+    assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize("size", [1, 5, 64])
+def test_both_ways_to_invert_a_triangular_matrix(size):
+    lower = 0.3 * torch.randn(2, size, size, dtype=torch.float64).tril(-1)
+    one = torch.eye(size, dtype=torch.float64)
+    exact = torch.linalg.inv(one + lower)
+    for way in (rule._invert_by_rows, rule._invert_by_blocks):
+        torch.testing.assert_close(way(lower, one), exact)
+
+
+def test_inverse_has_the_gradient_of_an_inverse():
+    lower = (0.3 * torch.randn(2, 9, 9, dtype=torch.float64)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: rule.inverse_of_unit_triangular(x.tril(-1)), lower)
+
+
+def test_states_of_chunks_equal_the_loop_forward_and_backward():
+    keep, add, state = torch.randn(2, 3, 5, 4, 4), torch.randn(2, 3, 5, 4, 6), torch.randn(2, 3, 4, 6)
+    inputs = [x.requires_grad_() for x in (keep, add, state)]
+    results = []
+    for form in (chunk_states_readable, chunk_states):
+        before, last = form(*inputs)
+        gradients = torch.autograd.grad(before.sin().sum() + last.sin().sum(), inputs)
+        results.append((before, last, *gradients))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_training_warns_of_the_replaced_kernel(hopper, capsys):

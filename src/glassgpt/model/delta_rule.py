@@ -23,6 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from glassgpt.model.chunk_states import chunk_states
+
 CHUNK = 64
 """Tokens that are computed at once: the products within a chunk cost T · CHUNK, those with the state T · D."""
 HAS_KERNEL = find_spec("fla") is not None
@@ -64,28 +66,56 @@ def delta_rule_by_chunk(
     Within a chunk that begins with the state S₀, let c be the sum of the decays so far. Then token t finds the state
     exp(c_t) S₀ + Σ_(i≤t) exp(c_t - c_i) k_iᵀ u_i, where u_i are the corrections. Put into the rule, this is a triangular
     system of equations, (1 + L) U = beta (V - exp(c) K S₀) with L_ti = beta_t exp(c_t - c_i) k_t · k_i for i < t. It is solved
-    for all chunks at once, as U = U_v - U_k S₀; only S₀ has to be carried from chunk to chunk.
+    for all chunks at once, as U = U_v - U_k S₀. Only the states S₀ follow from each other: the next one is a matrix times this
+    one plus another matrix, and `chunk_states` computes them one after the other.
     """
     n_tokens, width = q.size(1), q.size(-1)
     with torch.autocast(q.device.type, enabled=False):
         q, k, v, decay, beta = (_in_chunks(x, chunk) for x in (q, k, v, decay[..., None], beta[..., None]))
-        total = decay.cumsum(dim=-2)  # c, (B, H, N, chunk, 1)
         lower = torch.ones(chunk, chunk, dtype=torch.bool, device=q.device).tril()
+        total = (decay.mT * lower).sum(
+            dim=-1, keepdim=True
+        )  # c, (B, H, N, chunk, 1); CUDA's cumsum is not deterministic
+        last = total[..., -1:, :]
         # Before the exponential: above the diagonal it would overflow.
         faded = (total - total.mT).masked_fill(~lower, -torch.inf).exp()
-        system = (beta * (k @ k.mT) * faded).tril(-1)
-        given = torch.cat((beta * v, beta * total.exp() * k), dim=-1)
-        solved = torch.linalg.solve_triangular(system, given, upper=False, unitriangular=True)
-        from_values, from_keys = solved.split((v.size(-1), width), dim=-1)
-        seen = (q @ k.mT) * faded
-        outputs: list[Tensor] = []
-        for n in range(q.size(2)):
-            corrections = from_values[:, :, n] - from_keys[:, :, n] @ state
-            c, last = total[:, :, n], total[:, :, n, -1:]
-            outputs.append(c.exp() * q[:, :, n] @ state + seen[:, :, n] @ corrections)
-            state = last.exp() * state + ((last - c).exp() * k[:, :, n]).mT @ corrections
-        mixed = torch.stack(outputs, dim=2).flatten(2, 3)[:, :, :n_tokens].transpose(1, 2)
+        inverse = inverse_of_unit_triangular((beta * (k @ k.mT) * faded).tril(-1))
+        from_values, from_keys = inverse @ (beta * v), inverse @ (beta * total.exp() * k)
+        writes = ((last - total).exp() * k).mT  # (B, H, N, D, chunk)
+        keep = last.exp() * torch.eye(width, device=q.device) - writes @ from_keys
+        states, state = chunk_states(keep, writes @ from_values, state)
+        corrections = from_values - from_keys @ states
+        outputs = (total.exp() * q) @ states + (q @ k.mT * faded) @ corrections
+        mixed = outputs.flatten(2, 3)[:, :, :n_tokens].transpose(1, 2)
     return mixed / width**0.5, state
+
+
+def inverse_of_unit_triangular(lower: Tensor) -> Tensor:
+    """Return the inverse of 1 + L, for L that is zero on and above the diagonal, (..., n, n) each."""
+    one = torch.eye(lower.size(-1), dtype=lower.dtype, device=lower.device)
+    with torch.no_grad():
+        inverse = _invert_by_blocks(lower, one) if lower.is_cuda else _invert_by_rows(lower, one)
+    # A step of Newton's method, whose gradient is that of the inverse; finding it needs none.
+    return 2 * inverse - inverse @ (one + lower) @ inverse
+
+
+def _invert_by_rows(lower: Tensor, one: Tensor) -> Tensor:
+    return torch.linalg.solve_triangular(lower, one.expand_as(lower), upper=False, unitriangular=True)
+
+
+def _invert_by_blocks(lower: Tensor, one: Tensor) -> Tensor:
+    """Invert blocks of twice the size at a time, as [[A, 0], [C, B]]⁻¹ = [[A⁻¹, 0], [-B⁻¹ C A⁻¹, B⁻¹]].
+
+    Two products do that for all blocks of all matrices. A GPU is fast at these, and slow at many small systems of equations.
+    """
+    at = torch.arange(lower.size(-1), device=lower.device)
+    inverse, block = one.expand_as(lower), 1
+    while block < lower.size(-1):
+        half = at // block
+        corner = (half[:, None] // 2 == half // 2) & (half[:, None] > half)  # C of each pair of blocks
+        inverse = inverse - inverse @ (lower * corner) @ inverse
+        block *= 2
+    return inverse
 
 
 def _in_chunks(x: Tensor, chunk: int) -> Tensor:
@@ -95,17 +125,26 @@ def _in_chunks(x: Tensor, chunk: int) -> Tensor:
 
 
 def delta_rule(
-    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, state: Tensor | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    decay: Tensor,
+    beta: Tensor,
+    state: Tensor | None,
+    kernel_has_gradients: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Apply the gated delta rule by the fastest implementation for these tensors; see `delta_rule_by_token`.
 
     Args:
         q, k, v, decay, beta: see `delta_rule_by_token`.
         state: of the tokens before; None if there are none.
+        kernel_has_gradients: False if `triton_without_gradients` names a version; asked in advance, as a compiler cannot.
     """
-    if HAS_KERNEL and q.is_cuda and q.size(1) > 1 and q.dtype != torch.float32:
-        return _delta_rule_by_kernel(q, k, v, decay, beta, state)
-    return _delta_rule_in_torch(q, k, v, decay, beta, state)
+    inputs = (q, k, v, decay, beta)
+    fits = HAS_KERNEL and q.is_cuda and q.size(1) > 1 and q.dtype != torch.float32
+    if fits and (kernel_has_gradients or not any(x.requires_grad for x in inputs)):
+        return _delta_rule_by_kernel(*inputs, state)
+    return _delta_rule_in_torch(*inputs, state)
 
 
 def _delta_rule_in_torch(
@@ -121,8 +160,6 @@ def _delta_rule_in_torch(
 def _call_kernel(
     q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    if any(x.requires_grad for x in (q, k, v, decay, beta)) and triton_without_gradients():
-        return _delta_rule_in_torch(q, k, v, decay, beta, state)
     from fla.ops.gated_delta_rule import chunk_gated_delta_rule  # pyright: ignore
 
     return chunk_gated_delta_rule(q, k, v, g=decay.float(), beta=beta, initial_state=state, output_final_state=True)  # pyright: ignore

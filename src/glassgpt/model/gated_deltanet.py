@@ -22,7 +22,7 @@ from glassgpt.model.activations import block_activations, captured, captured_hea
 from glassgpt.model.attention import AttentionFunction, attend
 from glassgpt.model.cache import KVCache
 from glassgpt.model.config import ModelConfig
-from glassgpt.model.delta_rule import delta_rule
+from glassgpt.model.delta_rule import delta_rule, triton_without_gradients
 from glassgpt.model.hook_points import Activation
 from glassgpt.model.modern import ModernRecipe, RMSNorm
 from glassgpt.model.recurrent_cache import CONVOLVED, RecurrentCache
@@ -53,6 +53,7 @@ class GatedDeltaRule(nn.Module):
         self.norm = RMSNorm()
         self.out = nn.Linear(inner, width, bias=False)
         self.out_dropout = nn.Dropout(config.dropout)
+        self.kernel_has_gradients = not triton_without_gradients()
 
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         """Mix information between positions, (B, T, C) -> (B, T, C)."""
@@ -66,7 +67,8 @@ class GatedDeltaRule(nn.Module):
         beta = self.writing(x).float().sigmoid()  # (B, T, H)
         if before is not None and before.is_real is not None:  # padding leaves the memory as it is
             decay, beta = decay * before.is_real[..., None], beta * before.is_real[..., None]
-        y, state = delta_rule(q, k, v, decay, beta.type_as(v), None if before is None else before.state)
+        memory = None if before is None else before.state
+        y, state = delta_rule(q, k, v, decay, beta.type_as(v), memory, self.kernel_has_gradients)
         if cache is not None:
             RecurrentCache.of(cache).write(self.layer, inputs, state)
         y = self.norm(y).flatten(2).type_as(x) * F.silu(self.gate(x))
