@@ -25,8 +25,8 @@ import torch
 
 from glassgpt import api
 from glassgpt.config import load_config
+from glassgpt.data import PrepareOptions, prepare
 from glassgpt.data.grammar import grammar_text
-from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.training.checkpoint import find_damage, list_checkpoints
 from glassgpt.training.hardware import resolve_hardware, versions
 from glassgpt.training.observers import Observer

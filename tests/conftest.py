@@ -134,8 +134,8 @@ def session_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def grammar_data(session_folder) -> Path:
     """A byte-level dataset of the grammar; its tail is held out."""
+    from glassgpt.data import PrepareOptions, prepare
     from glassgpt.data.grammar import grammar_text
-    from glassgpt.data.prepare import PrepareOptions, prepare
 
     def make(folder):
         folder.mkdir()

@@ -1,12 +1,12 @@
 """Collect the English texts of the help, for the test of the translations."""
 
 import inspect
-import re
 from collections.abc import Iterator
 
 from docstring_parser import parse
 
-from glassgpt.cli.commands import COMMANDS, app, bench_app, config_app, learn_app
+from glassgpt.cli.command_list import COMMANDS, DESCRIPTION, EPILOGUE, GROUPS
+from glassgpt.cli.commands import command_function
 from glassgpt.cli.examples import SETTINGS
 from glassgpt.cli.generation_flags import OPTIONS, STRATEGY_OPTIONS
 from glassgpt.config import preset_names, preset_summary
@@ -28,11 +28,10 @@ def help_texts() -> list[str]:
 
 
 def _commands() -> Iterator[str]:
-    yield from (str(each.help) for each in (app, bench_app, config_app, learn_app))
-    yield str(app.help_epilogue)
-    for _, _, command in COMMANDS:
-        doc = parse(inspect.cleandoc(command.__doc__ or ""))
-        yield re.split(r"\nParameters\n|\n\n", inspect.cleandoc(command.__doc__ or ""))[0]
+    yield from (DESCRIPTION, EPILOGUE, *GROUPS.values())
+    for command in COMMANDS:
+        doc = parse(inspect.cleandoc(command_function(command).__doc__ or ""))
+        yield command.summary
         if doc.long_description:
             yield doc.long_description
         yield from (each.description or "" for each in doc.params)

@@ -17,7 +17,7 @@ SOURCE = Path(glassgpt.__file__).parent
 NOT_SHOWN = (
     "locale/ko/*", "locale/particles.py", "locale/templates.py", "generation/gpu/kernels/*",
     "inspection/page_files.py", "diagnosis/chart.py", "diagnosis/report.py", "diagnosis/html_page.py", "sweep/page.py", "sweep/parallel_coordinates.py", "diagnosis/report_changes.py", "diagnosis/pages.py", "generation/reference.py",
-    "cli/examples.py", "cli/korean_help.py", "__init__.py", "api/__init__.py", "interchange/check_prompts.py", "data/chat/plain.py", "data/code/licenses.py",
+    "cli/examples.py", "cli/korean_help.py", "cli/top_level_help.py", "lazy.py", "__init__.py", "api/__init__.py", "interchange/check_prompts.py", "data/chat/plain.py", "data/code/licenses.py",
     "evaluation/chat/instructions.py", "evaluation/chat/word_counts.py",
     "retrieval/prompts.py", "learn/lessons/*", "inspection/telling.py",
 )  # fmt: skip

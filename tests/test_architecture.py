@@ -17,7 +17,7 @@ PACKAGES = [
     "data", "model", "training", "generation", "evaluation", "code", "diagnosis", "sweep", "inspection", "adaptation", "compression",
     "interchange", "retrieval", "multimodal", "serving", "learn",
 ]  # fmt: skip
-BASE_MODULES = {"errors", "console", "device", "openmp", "plugin"}
+BASE_MODULES = {"errors", "console", "device", "lazy", "openmp", "plugin"}
 BASE_PACKAGES = {"locale", "schema"}
 TOP_LEVEL = {"config", "cli", "api", "demo", "__init__", "__main__"}
 

@@ -86,7 +86,7 @@ def test_commands_run_with_ascii_output(arguments):
 
 
 def test_only_the_console_prints():
-    """Anything else would bypass the escaping."""
+    """Anything else would bypass the escaping. The list of commands is constant, and printed without loading Rich."""
     package = Path(glassgpt.__file__).parent
     printing = re.compile(
         r"(?<![.\w])print\(|\bstd(out|err)\.write|console\.(out|err)\.print|\brich\.(markup|console)\b"
@@ -94,6 +94,6 @@ def test_only_the_console_prints():
     found = [
         str(path.relative_to(package))
         for path in sorted(package.rglob("*.py"))
-        if path.name != "console.py" and printing.search(path.read_text(encoding="utf-8"))
+        if path.name not in ("console.py", "top_level_help.py") and printing.search(path.read_text(encoding="utf-8"))
     ]
     assert found == []

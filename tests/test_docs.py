@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import glassgpt
-from glassgpt.cli import app, split_overrides
-from glassgpt.cli.commands import COMMANDS
+from glassgpt.cli.command_list import COMMANDS
+from glassgpt.cli.commands import build_app
+from glassgpt.cli.dispatch import split_overrides
 from glassgpt.cli.examples import EXAMPLES, WIDTH, shell_lines
 from glassgpt.config import settings
 
@@ -139,7 +140,7 @@ def test_documented_commands_parse(line, monkeypatch):
     """Every option exists and its value has the right type; what the commands do is tested in test_cli.py."""
     monkeypatch.setattr("glassgpt.cli.remote_runs.copied_run", Path)  # a run at a URL is copied when it is parsed
     rest, overrides = split_overrides(shlex.split(line)[1:])
-    app.parse_args(rest, exit_on_error=False, print_error=False)
+    build_app(rest).parse_args(rest, exit_on_error=False, print_error=False)
     assert set(overrides) <= set(settings())
 
 
@@ -164,7 +165,7 @@ def test_names_in_python_snippets_exist(snippet):
 
 
 def test_every_command_has_examples_in_its_help():
-    assert set(EXAMPLES) == {" ".join([*parent.name[: parent is not app], name]) for parent, name, _ in COMMANDS}
+    assert set(EXAMPLES) == {command.name for command in COMMANDS}
 
 
 def test_long_examples_are_lines_that_a_shell_reads_as_one():
@@ -178,7 +179,7 @@ def test_long_examples_are_lines_that_a_shell_reads_as_one():
 def test_examples_in_help_parse(name, line):
     rest, overrides = split_overrides(shlex.split(line.partition(">")[0])[1:])
     assert rest[: len(name.split())] == name.split()
-    _, _, ignored = app.parse_args(rest, exit_on_error=False, print_error=False)
+    _, _, ignored = build_app(rest).parse_args(rest, exit_on_error=False, print_error=False)
     assert set(overrides) <= set(settings())
     assert not overrides or "overrides" in ignored
 

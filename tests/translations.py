@@ -33,7 +33,7 @@ NAME = re.compile(r"[(\w/][\w /)-]*(?: \{\})?")
 NOT_MESSAGES = re.compile(
     r"<!doctype|^(?:may be repeated|given as .* may be repeated)$|^(?:bold|dim|cyan|black)\b|default-src|Every child|Jedes Kind|Chaque enfant|Cada niño|def open_door|Hello, world!"
     r"|KATAKANA|^\{\} (?:noun|phrase|auxiliary)$|^(?:KING|FIRST) |^RTX |gloo\||^iconv |^--train\.|^offset points$"
-    r"|^\\n\$ glassgpt|^(?:prepare|generate|train demo) |^\n\$ glassgpt|\{\} · |^\{\} MB$|^tiny shakespeare$|^the server$|^pip install |^python -m http|^jq |^application/json|^Bearer |^\(\.role|^ and key|^%load_ext |^import os\n"
+    r"|^\\n\$ glassgpt|^(?:prepare|generate|train demo) |^\n\$ glassgpt|\{\} · |^\{\} MB$|^tiny shakespeare$|^the server$|^pip install |^python -m http|^(?:config|bench|learn) [a-z]+$|^jq |^application/json|^Bearer |^\(\.role|^ and key|^%load_ext |^import os\n"
 )
 """Texts that are no messages: styles, samples, commands, names."""
 WRITTEN = (

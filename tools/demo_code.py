@@ -14,7 +14,7 @@ from glassgpt import api, console
 from glassgpt.code.gap import Gap
 from glassgpt.code.show import show_candidates
 from glassgpt.config import load_config
-from glassgpt.data.prepare import PrepareOptions
+from glassgpt.data import PrepareOptions
 from glassgpt.data.show import prepare_and_show
 from glassgpt.demo import check_demo
 

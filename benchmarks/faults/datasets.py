@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from glassgpt.data import PrepareOptions, prepare
 from glassgpt.data.grammar import grammar_text
-from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.data.shakespeare import installed_plays
 from glassgpt.data.shard_format import HEADER, ShardHeader
 

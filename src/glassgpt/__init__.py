@@ -18,9 +18,11 @@ Importing this package does not import torch; the first use of something that ne
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from glassgpt.errors import GlassGPTError
+from glassgpt.lazy import lazy_attribute
 
 if TYPE_CHECKING:
     from glassgpt import data
@@ -64,14 +66,10 @@ _RENAMED = {"Loaded": "LoadedModel"}
 
 
 def __getattr__(name: str) -> Any:
-    from importlib import import_module
-
     if name == "data":
         return import_module("glassgpt.data")
-    if name not in _MODULES:
-        hint = f"; it is now called {_RENAMED[name]}" if name in _RENAMED else ""
-        raise AttributeError(f"module 'glassgpt' has no attribute {name!r}{hint}")
-    return getattr(import_module(_MODULES[name]), name)
+    hint = f"; it is now called {_RENAMED[name]}" if name in _RENAMED else ""
+    return lazy_attribute(__name__, _MODULES, name, hint)
 
 
 def __dir__() -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from glassgpt import console
 from glassgpt.config import load_config
 from glassgpt.data.files import require_creatable
-from glassgpt.data.prepare import PrepareOptions
+from glassgpt.data.prepare_options import PrepareOptions
 from glassgpt.data.show import prepare_and_show
 from glassgpt.errors import UsageError
 from glassgpt.training.run_folder import RunFolder

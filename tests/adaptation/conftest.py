@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from glassgpt.config import load_config
-from glassgpt.data.prepare import PrepareOptions, prepare
+from glassgpt.data import PrepareOptions, prepare
 
 TINY = {
     "model.context_length": "16", "model.n_embd": "16", "model.n_layer": "2", "model.n_head": "2",

@@ -23,7 +23,7 @@ from glassgpt.cli.distillation import check_distillation, check_search
 from glassgpt.compression.methods.distil import Distil
 from glassgpt.compression.methods.int8 import Int8
 from glassgpt.config import load_config
-from glassgpt.data import load_tokenizer
+from glassgpt.data import PrepareOptions, load_tokenizer, prepare
 from glassgpt.data.batches import build_batches
 from glassgpt.data.chat.batches import IGNORED, NEXT_STARTS, ConversationBatches, row_targets
 from glassgpt.data.chat.dataset import ConversationDataset
@@ -32,7 +32,6 @@ from glassgpt.data.chat.packing import pack
 from glassgpt.data.chat.plain import PLAIN_TEMPLATE
 from glassgpt.data.chat.prepare import choose_row_length, split_held_out
 from glassgpt.data.chat.rows import STARTS, SUPERVISED, TEXT
-from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.data.shards import TokenDataset
 from glassgpt.diagnosis.checks import conversations as checks
 from glassgpt.diagnosis.checks.conversations import check_conversations

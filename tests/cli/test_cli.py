@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from glassgpt.cli import main, split_overrides
+from glassgpt.cli import main
+from glassgpt.cli.dispatch import split_overrides
 from glassgpt.data.grammar import grammar_text
 from glassgpt.errors import UsageError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from glassgpt.cli.commands import COMMANDS, PLAYS, app
+from glassgpt.cli.command_list import COMMANDS, PLAYS
 from glassgpt.data import shakespeare
 from glassgpt.data.files import new_folders
 from glassgpt.errors import DataError, MissingExtraError
@@ -278,8 +278,8 @@ def test_mistakes_are_reported_before_torch_is_imported_and_create_nothing(tmp_p
 
 def test_every_command_has_a_mistake_in_the_table():
     tested = {tuple(word for word in arguments.split()[:2]) for arguments, _ in MISTAKES}
-    for parent, name, _ in COMMANDS:
-        words = (name,) if parent is app else (parent.name[0], name)
+    for command in COMMANDS:
+        words = (*command.name.split(),)
         assert any(each[: len(words)] == words for each in tested), words
 
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from glassgpt import errors
-from glassgpt.cli.commands import COMMANDS, app
+from glassgpt.cli.command_list import COMMANDS
 
 WRONG = 2
 FAILED = 1
@@ -170,9 +170,8 @@ def test_exit_code_says_whether_the_command_line_or_the_work_was_wrong(
 
 def test_every_command_is_in_the_table():
     named = {arguments.split(" {")[0] for _, arguments, _ in CASES}
-    for parent, name, _ in COMMANDS:
-        full = name if parent is app else f"{parent.name[0]} {name}"
-        assert any(each == full or each.startswith(f"{full} ") for each in named), full
+    for command in COMMANDS:
+        assert any(each == command.name or each.startswith(f"{command.name} ") for each in named), command.name
 
 
 def test_every_error_has_one_of_the_two_codes():

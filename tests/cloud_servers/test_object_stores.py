@@ -16,7 +16,7 @@ import pytest
 from proxy import Proxy
 
 from glassgpt.config import load_config
-from glassgpt.data.prepare import PrepareOptions, prepare
+from glassgpt.data import PrepareOptions, prepare
 from glassgpt.training.observers import Observer
 from glassgpt.training.run_folder import RunFolder
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from data_helpers import TRAINING_TEXT
 
-from glassgpt.data.prepare import PrepareOptions, prepare
+from glassgpt.data import PrepareOptions, prepare
 from glassgpt.data.tokenizers import load_tokenizer, train_tokenizer
 from glassgpt.data.tokenizers.bpe import PATTERNS
 from glassgpt.data.tokenizers.custom import custom_trainer, is_custom_spec

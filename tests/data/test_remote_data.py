@@ -11,10 +11,10 @@ import pytest
 
 from glassgpt.adaptation.replay import ReplayDataset, mixed_in, open_old_text
 from glassgpt.config import held_out_folder, load_config, to_toml
+from glassgpt.data import PrepareOptions, prepare
 from glassgpt.data.batches import Batches
 from glassgpt.data.code.batches import FIMDataset
 from glassgpt.data.code.config import FIMConfig
-from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.data.remote import mirror as mirror_module
 from glassgpt.data.remote import store as store_module
 from glassgpt.data.remote.folder import dataset_folder

@@ -6,8 +6,8 @@ import pytest
 import torch
 from diagnosis_helpers import SHAPES
 
+from glassgpt.data import PrepareOptions, prepare
 from glassgpt.data.batches import Batches
-from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.data.shards import TokenDataset
 from glassgpt.model.build import build_model
 from glassgpt.training.run_folder import RunFolder

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glassgpt import api
+from glassgpt.data import PrepareOptions, prepare
 from glassgpt.data.batches import Batches
 from glassgpt.data.grammar import grammar_text
-from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.data.shards import TokenArray, TokenDataset
 from glassgpt.diagnosis.checks import data as data_checks
 from glassgpt.errors import TokenizerError

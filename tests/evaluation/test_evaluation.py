@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from text_quality_helpers import RecordingObserver
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
-from glassgpt.data import load_tokenizer, origins
+from glassgpt.data import PrepareOptions, load_tokenizer, origins, prepare
 from glassgpt.data.origins import ORIGINS_FILE, shown_origin
-from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.data.shards import TokenArray, TokenDataset
 from glassgpt.errors import CheckpointError, DataError, TokenizerError, UsageError
 from glassgpt.evaluation.continuations import continuation_nats

@@ -8,8 +8,8 @@ from page_helpers import OPTIONS, open_at, panel, serve
 
 import glassgpt
 from glassgpt.api import held_out_dataset
+from glassgpt.data import PrepareOptions, prepare
 from glassgpt.data.chat.dataset import open_dataset
-from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.inspection.analysis import token_losses
 from glassgpt.inspection.repetitions import repeated_passages
 from glassgpt.inspection.service import InspectionService, LoadedRun

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import glassgpt
-from glassgpt.cli import split_overrides
+from glassgpt.cli.dispatch import split_overrides
 from glassgpt.config import load_config, settings
 from glassgpt.schema import settings_of
 

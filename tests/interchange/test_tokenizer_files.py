@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from tokenizers import ByteLevelBPETokenizer, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from glassgpt.data import load_tokenizer, train_tokenizer
+from glassgpt.data import PrepareOptions, load_tokenizer, prepare, train_tokenizer
 from glassgpt.data.grammar import grammar_text
 from glassgpt.data.packages import package_folder
-from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import END_OF_TEXT, tokenizer_from_json
 from glassgpt.data.tokenizers.bpe import DEFAULT_PATTERN, GPT2_PATTERN, PATTERNS, TRAINED_PATTERN

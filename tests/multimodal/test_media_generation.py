@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from glassgpt import api
 from glassgpt.api.multimodal import encoded_prompts, prompt_with_media
-from glassgpt.data.prepare import PrepareOptions, prepare
+from glassgpt.data import PrepareOptions, prepare
 from glassgpt.errors import GenerationError
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.strategy_options import BeamOptions, ContrastiveOptions

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from forked import run_ranks
 from glassgpt import api
 from glassgpt.config import load_config
+from glassgpt.data import PrepareOptions, prepare
 from glassgpt.data.batches import build_batches
-from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.data.tokenizers import train_tokenizer
 from glassgpt.errors import CheckpointError, ConfigError, DataError, UsageError
 from glassgpt.multimodal.audio import encode_audio_readable

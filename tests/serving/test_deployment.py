@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from live_server import live_server
 
-from glassgpt.cli import app
+from glassgpt.cli.commands import build_app
 from glassgpt.data.chat.chat_template import TRANSCRIPT
 from glassgpt.serving.limits import ServerLimits
 from small_models import attentive_model
@@ -29,7 +29,7 @@ INSTRUCTIONS = {
 
 def parses(arguments):
     """Return whether the command line of glassgpt accepts these arguments; raises if not."""
-    app.parse_args(arguments, exit_on_error=False, print_error=False)
+    build_app(arguments).parse_args(arguments, exit_on_error=False, print_error=False)
     return True
 
 

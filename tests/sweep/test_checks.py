@@ -9,7 +9,7 @@ from glassgpt import plugin
 from glassgpt.api import sweep_checks
 from glassgpt.api.sweep_checks import SweepOptions, default_space, preset_values, resumed_setup, with_values
 from glassgpt.config import load_config, preset_names, settings, to_toml
-from glassgpt.data.prepare import PrepareOptions, prepare
+from glassgpt.data import PrepareOptions, prepare
 from glassgpt.errors import CheckpointError, ConfigError, MissingExtraError, UsageError, WrongDataError
 from glassgpt.sweep.setup import SweepFolder, SweepSetup
 from glassgpt.sweep.space import parse_space

@@ -288,7 +288,7 @@ def test_resume_drops_metrics_after_the_checkpoint(grammar_data, tmp_path):
 
 
 def test_resume_refuses_other_data_tokenizer_or_shape(grammar_data, tmp_path):
-    from glassgpt.data.prepare import PrepareOptions, prepare
+    from glassgpt.data import PrepareOptions, prepare
 
     (tmp_path / "text.txt").write_text(grammar_text(900, seed=5))
     for name, tokenizer in (("bytes", "bytes"), ("bpe", "bpe:300")):

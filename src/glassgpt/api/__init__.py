@@ -5,7 +5,10 @@ A file is imported when one of its names is first used: importing all of them ta
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from glassgpt.lazy import lazy_attribute
 
 if TYPE_CHECKING:
     from glassgpt.api.answers import ask, ask_options, evaluate_answers
@@ -70,56 +73,52 @@ __all__ = [
 ]
 
 _MODULES = {
-    "ask": "answers",
-    "ask_options": "answers",
-    "evaluate_answers": "answers",
-    "complete": "code",
-    "compress": "compression",
-    "HELD_OUT_TOKENS": "diagnosis",
-    "doctor": "diagnosis",
-    "report": "diagnosis",
-    "distil": "distillation",
-    "finish_distillation": "distillation",
-    "evaluate": "evaluation",
-    "sweep_decoding": "evaluation",
-    "FinetuningResult": "finetuning",
-    "finetune": "finetuning",
-    "import_adapter": "finetuning",
-    "merge": "finetuning",
-    "bench_generate": "generation",
-    "export": "interchange",
-    "import_": "interchange",
-    "LoadedModel": "loaded_model",
-    "held_out_dataset": "loading",
-    "load": "loading",
-    "load_for_generation": "loading",
-    "load_with_dataset": "loading",
-    "PreferenceResult": "preferences",
-    "tune_preferences": "preferences",
-    "evaluate_index": "retrieval",
-    "index_documents": "retrieval",
-    "resumed_config": "runs",
-    "save_as_run": "runs",
-    "NamedRun": "serving",
-    "default_slots": "serving",
-    "model_sources": "serving",
-    "replay": "serving",
-    "sweep": "sweeps",
-    "attach_diagnosis": "training",
-    "check": "training",
-    "train": "training",
-    "bench_train": "training_speed",
+    "ask": "glassgpt.api.answers",
+    "ask_options": "glassgpt.api.answers",
+    "evaluate_answers": "glassgpt.api.answers",
+    "complete": "glassgpt.api.code",
+    "compress": "glassgpt.api.compression",
+    "HELD_OUT_TOKENS": "glassgpt.api.diagnosis",
+    "doctor": "glassgpt.api.diagnosis",
+    "report": "glassgpt.api.diagnosis",
+    "distil": "glassgpt.api.distillation",
+    "finish_distillation": "glassgpt.api.distillation",
+    "evaluate": "glassgpt.api.evaluation",
+    "sweep_decoding": "glassgpt.api.evaluation",
+    "FinetuningResult": "glassgpt.api.finetuning",
+    "finetune": "glassgpt.api.finetuning",
+    "import_adapter": "glassgpt.api.finetuning",
+    "merge": "glassgpt.api.finetuning",
+    "bench_generate": "glassgpt.api.generation",
+    "export": "glassgpt.api.interchange",
+    "import_": "glassgpt.api.interchange",
+    "LoadedModel": "glassgpt.api.loaded_model",
+    "held_out_dataset": "glassgpt.api.loading",
+    "load": "glassgpt.api.loading",
+    "load_for_generation": "glassgpt.api.loading",
+    "load_with_dataset": "glassgpt.api.loading",
+    "PreferenceResult": "glassgpt.api.preferences",
+    "tune_preferences": "glassgpt.api.preferences",
+    "evaluate_index": "glassgpt.api.retrieval",
+    "index_documents": "glassgpt.api.retrieval",
+    "resumed_config": "glassgpt.api.runs",
+    "save_as_run": "glassgpt.api.runs",
+    "NamedRun": "glassgpt.api.serving",
+    "default_slots": "glassgpt.api.serving",
+    "model_sources": "glassgpt.api.serving",
+    "replay": "glassgpt.api.serving",
+    "sweep": "glassgpt.api.sweeps",
+    "attach_diagnosis": "glassgpt.api.training",
+    "check": "glassgpt.api.training",
+    "train": "glassgpt.api.training",
+    "bench_train": "glassgpt.api.training_speed",
 }
 
 
 def __getattr__(name: str) -> Any:
-    from importlib import import_module
-
-    if name in _MODULES.values():
-        return import_module(f"glassgpt.api.{name}")
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"glassgpt.api.{_MODULES[name]}"), name)
+    if (module := f"{__name__}.{name}") in _MODULES.values():
+        return import_module(module)
+    return lazy_attribute(__name__, _MODULES, name)
 
 
 def __dir__() -> list[str]:

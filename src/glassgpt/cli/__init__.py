@@ -2,12 +2,23 @@
 
 Each command imports what it needs inside its function, so that help never loads torch. Results go to standard output,
 everything else to standard error. Exit codes: 0 success, 2 invalid usage, 1 failure, 128 + signal number if
-interrupted. `commands` lists all commands, `dispatch` runs one; each command is defined in the file of its stage.
+interrupted. `command_list` names all commands, `commands` builds the parser, `dispatch` runs one; each command is defined
+in the file of its stage.
 """
 
 from __future__ import annotations
 
-from glassgpt.cli.commands import app
-from glassgpt.cli.dispatch import main, split_overrides
+import sys
+from collections.abc import Sequence
 
-__all__ = ["app", "main", "split_overrides"]
+from glassgpt.cli.top_level_help import print_top_level_help
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if print_top_level_help(given):
+        return
+    from glassgpt.cli.dispatch import run  # with the parser, which takes ten times as long as printing this help
+
+    run(given)

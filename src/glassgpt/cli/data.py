@@ -110,7 +110,7 @@ def prepare(
         Replace an existing dataset.
     """
     from glassgpt.cli.code import check_code
-    from glassgpt.data.prepare import PrepareOptions
+    from glassgpt.data.prepare_options import PrepareOptions
     from glassgpt.data.show import prepare_and_show
 
     reject_unknown_options(sources)

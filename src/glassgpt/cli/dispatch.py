@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import cyclopts
 
 from glassgpt import console, plugin
-from glassgpt.cli.commands import app
+from glassgpt.cli.commands import build_app
 from glassgpt.cli.language import use_user_language
 from glassgpt.cli.usage_errors import accepted_names, usage_error_message
 from glassgpt.errors import GlassGPTError, Interrupted, MemoryExhaustedError, UsageError
@@ -49,7 +49,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]
     return rest, overrides
 
 
-def _dispatch(arguments: Sequence[str]) -> None:
+def _dispatch(app: cyclopts.App, arguments: Sequence[str]) -> None:
     rest, overrides = split_overrides(arguments)
     try:
         command, bound, ignored = app.parse_args(rest, exit_on_error=False, print_error=False)
@@ -58,7 +58,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
         renamed = [_renamed(argument, names) for argument in arguments]
         if renamed == [*arguments]:
             raise
-        _dispatch(renamed)
+        _dispatch(app, renamed)
         return
     extra = {"overrides": overrides} if "overrides" in ignored else {}
     if overrides and not extra:
@@ -71,17 +71,15 @@ def _renamed(argument: str, names: Mapping[str, str]) -> str:
     return f"{names.get(option, option)}{equals}{value}"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+def run(given: list[str]) -> None:
+    """Run a command line, whose list of arguments is changed, and exit."""
     debug = "--debug" in given
     if debug:
         given.remove("--debug")
     console.show_logged_warnings()
     set_openmp_defaults()
     try:
-        use_user_language(app)
-        _dispatch(given)
+        _dispatch(build_app(given, korean=use_user_language()), given)
     except cyclopts.CycloptsError as error:
         if debug:
             raise

@@ -10,7 +10,8 @@ from glassgpt import console
 from glassgpt.data.code.selection import Selection
 from glassgpt.data.code.show import show_selection
 from glassgpt.data.observer import PrepareObserver
-from glassgpt.data.prepare import PrepareOptions, prepare
+from glassgpt.data.preparation import prepare
+from glassgpt.data.prepare_options import PrepareOptions
 from glassgpt.data.remarks import spelled_special_tokens
 from glassgpt.data.shards import SPLITS
 from glassgpt.data.sources import pattern_for

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-from argparse import ArgumentParser
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from glassgpt.errors import Interrupted, LostRankError
-from glassgpt.openmp import set_openmp_defaults
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
 
 SHUTDOWN_SECONDS = 600
 """The time that ranks get to finish their step and save when they are asked to stop."""
@@ -59,9 +59,13 @@ def launch(processes: int, arguments: Sequence[str], advice: str = "") -> None:
         LostRankError: one of them failed; the others were stopped.
         Interrupted: the user stopped them.
     """
+    import logging
+
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import get_args_parser, run
+
+    from glassgpt.openmp import set_openmp_defaults
 
     parser = get_args_parser()
     options = [*torchrun_options(parser, processes), "-m", "glassgpt", *arguments]
