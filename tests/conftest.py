@@ -42,11 +42,12 @@ def pytest_sessionstart(session):
     torch.set_num_threads(1)  # workers share the cores; more threads make small models slower
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when it is first imported
-    from glassgpt import api
+    from glassgpt import api, data
 
-    # The API imports its files when they are used: one that is imported while a test has replaced something keeps that.
-    for name in api.__all__:
-        getattr(api, name)
+    # Both import their files when they are used: one that is imported while a test has replaced something keeps that.
+    for package in (api, data):
+        for name in package.__all__:
+            getattr(package, name)
     start_fork_server()
 
 

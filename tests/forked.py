@@ -35,7 +35,7 @@ PRELOADED = [
     "matplotlib.figure",
     "matplotlib.backends.backend_agg",
     "glassgpt.api",
-    "glassgpt.cli",
+    "glassgpt.cli.commands",
 ]
 
 
@@ -43,6 +43,7 @@ def start_fork_server() -> None:
     """Fork the server from this process, which has not started threads that work nor replaced anything yet."""
     for name in PRELOADED:
         importlib.import_module(name)
+    sys.modules["glassgpt.cli.commands"].build_app()  # imports all commands
     with warnings.catch_warnings(), mock.patch.object(util, "spawnv_passfds", _fork):
         warnings.simplefilter("ignore", DeprecationWarning)  # xdist's threads only wait for messages
         forkserver.ensure_running()

@@ -169,4 +169,4 @@ GROUPS = {
     "bench": "Measure speed on this machine.",
     "learn": "Lessons that build a GPT-2 step by step, with exercises that are checked.",
 }
-"""What the commands of a group are for, by its name. `learn` alone is `learn list`."""
+"""Summaries of the groups of commands, by name. `learn` alone is `learn list`."""
