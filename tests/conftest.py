@@ -19,6 +19,10 @@ from pages import listened
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["GLASSGPT_LANGUAGE"] = "en"  # whatever the locale of the developer
+# Times of kernels and compiled kernels are kept here, not in the home of the developer, whose browsers playwright uses.
+_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+os.environ.setdefault("PLAYWRIGHT_BROWSERS_PATH", str(_cache / "ms-playwright"))
+os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parents[1] / ".pytest_cache" / "xdg")
 
 
 def pytest_addoption(parser):

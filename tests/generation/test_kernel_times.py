@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Collection, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from glassgpt.api.loaded_model import LoadedModel
 from glassgpt.data import load_tokenizer
 from glassgpt.generation.cpu import kernel_times, packing
-from glassgpt.generation.cpu.kernel_times import processor_name, remembered_times
+from glassgpt.generation.cpu.kernel_times import ENOUGH, processor_name, remembered_times
 from glassgpt.generation.cpu.kernels import KERNELS
 from glassgpt.generation.cpu.native import cache_folder
 from glassgpt.generation.cpu.packing import PackedLinear
@@ -46,6 +46,12 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_times, "LEAST_SHARE", 0.0)
 
 
+def times(
+    measure: Callable[[], dict[str, float]], *conditions: int, names: Collection[str] = NAMES
+) -> dict[str, float]:
+    return remembered_times(names, conditions, measure).milliseconds
+
+
 def kept_file() -> Path:
     (file,) = cache_folder().glob("times-*.json")
     return file
@@ -54,48 +60,73 @@ def kept_file() -> Path:
 def test_times_are_measured_once_per_condition():
     measure = Measurements()
     first = remembered_times(NAMES, (768, 8), measure)
-    assert remembered_times(NAMES, (768, 8), measure) == first == {"a": 2.0, "b": 2.0}
-    assert measure.count == 1
-    assert remembered_times(NAMES, (768, 1), measure)["a"] == 3.0
-    assert remembered_times(("b", "a"), (768, 1), measure)["a"] == 4.0
+    again = remembered_times(NAMES, (768, 8), measure)
+    assert again.milliseconds == first.milliseconds == {"a": 2.0, "b": 2.0}
+    assert (first.are_earlier, again.are_earlier, measure.count) == (False, True, 1)
+    assert times(measure, 768, 1)["a"] == 3.0
+    assert times(measure, 768, 1, names=("b", "a"))["a"] == 4.0
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"a": 1.0}', '{"a": 1.0, "b": "2"}', '{"a": 1.0, "b": -2.0}', '{"a": 1.0, "b": NaN}']
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"milliseconds": {"a": 1.0, "b": 2.0}}',
+        '{"milliseconds": {"a": 1.0, "b": 2.0}, "measurements": "3"}',
+        *(
+            f'{{"milliseconds": {{"a": 1.0{other}}}, "measurements": 3}}'
+            for other in ("", ', "b": "2"', ', "b": -2.0', ', "b": NaN')
+        ),
+    ],
 )
 def test_a_damaged_file_is_replaced(content: str):
     measure = Measurements()
-    remembered_times(NAMES, (), measure)
+    times(measure)
     kept_file().write_text(content)
-    assert remembered_times(NAMES, (), measure) == {"a": 3.0, "b": 2.0}
-    assert remembered_times(NAMES, (), measure) == {"a": 3.0, "b": 2.0}
+    assert times(measure) == {"a": 3.0, "b": 2.0}
+    assert times(measure) == {"a": 3.0, "b": 2.0}
     assert measure.count == 2
 
 
 def test_times_that_another_user_could_have_written_are_not_read():
     measure = Measurements()
-    remembered_times(NAMES, (), measure)
+    times(measure)
     kept_file().chmod(0o666)
-    assert remembered_times(NAMES, (), measure) == {"a": 3.0, "b": 2.0}
+    assert times(measure) == {"a": 3.0, "b": 2.0}
     kept_file().parent.chmod(0o777)
-    assert remembered_times(NAMES, (), measure) == {"a": 4.0, "b": 2.0}
-    assert remembered_times(NAMES, (), measure) == {"a": 4.0, "b": 2.0}
+    assert times(measure) == {"a": 4.0, "b": 2.0}
+    assert times(measure) == {"a": 4.0, "b": 2.0}
 
 
-def test_times_of_a_busy_machine_are_not_kept(monkeypatch: pytest.MonkeyPatch):
+def test_times_of_a_busy_machine_hold_after_some_processes_with_the_least_of_each(monkeypatch: pytest.MonkeyPatch):
+    measured = iter([{"a": 3.0, "b": 5.0}, {"a": 4.0, "b": 2.0}, {"a": 9.0, "b": 9.0}])
+
     def measure() -> dict[str, float]:
         time.sleep(0.02)  # this thread has no core
-        return Measurements()()
+        return next(measured)
 
     monkeypatch.setattr(kernel_times, "LEAST_SHARE", 0.7)
-    assert remembered_times(NAMES, (), measure) == {"a": 2.0, "b": 2.0}
-    assert not list(cache_folder().glob("times-*.json"))
+    found = [remembered_times(NAMES, (), measure) for _ in range(ENOUGH + 2)]
+    assert [each.measurements for each in found] == [1, 2, 3, 3, 3]
+    assert [each.are_earlier for each in found] == [False] * ENOUGH + [True] * 2
+    assert found[0].milliseconds == {"a": 3.0, "b": 5.0}
+    assert all(each.milliseconds == {"a": 3.0, "b": 2.0} for each in found[1:])
+
+
+def test_times_of_an_idle_machine_hold_at_once_instead_of_those_before(monkeypatch: pytest.MonkeyPatch):
+    measure = Measurements()
+    monkeypatch.setattr(kernel_times, "LEAST_SHARE", 2.0)
+    assert times(measure) == {"a": 2.0, "b": 2.0}
+    monkeypatch.setattr(kernel_times, "LEAST_SHARE", 0.0)
+    assert [times(measure) for _ in range(2)] == [{"a": 3.0, "b": 2.0}] * 2
 
 
 def test_a_cache_that_cannot_be_written_costs_a_measurement(tmp_path: Path):
     (tmp_path / "cache").write_text("a file where a folder should be")
     measure = Measurements()
-    assert [remembered_times(NAMES, (), measure)["a"] for _ in range(2)] == [2.0, 3.0]
+    assert [times(measure)["a"] for _ in range(2)] == [2.0, 3.0]
 
 
 def test_processors_of_one_model_differ_by_their_instructions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -130,6 +161,8 @@ def test_the_remembered_kernel_is_chosen_again(monkeypatch: pytest.MonkeyPatch):
     assert measured is not None
     packing._remembered_times.cache_clear()  # pyright: ignore[reportPrivateUsage]
     assert (chosen.kernel.name, again.kernel.name, measured.kernel.name) == ("oneDNN", "oneDNN", "row-major")
+    assert "earlier" not in chosen.describe() + measured.describe()
+    assert "oneDNN (timed at an earlier start with batch size 1, ms: row-major 2.0," in again.describe()
 
 
 def test_a_loaded_model_takes_the_kernel_of_earlier_processes(monkeypatch: pytest.MonkeyPatch):

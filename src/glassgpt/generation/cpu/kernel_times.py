@@ -1,7 +1,9 @@
 """Times of kernels that are kept for later processes.
 
 Two kernels round differently, and a processor that is busy for a moment can make either the faster one. A process that
-remembers what an earlier one has measured gives the same texts, and starts sooner.
+remembers what an earlier one has measured gives the same texts, and starts sooner. What is measured beside other programs
+is measured again by the next processes, and the least time of each kernel counts; then it holds, too: on a machine that is
+always shared, each start would measure otherwise, and choose another kernel.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +24,33 @@ from glassgpt.data.files import read_regular
 from glassgpt.generation.cpu.native import cache_folder, is_mine
 
 LEAST_SHARE = 0.7
-"""Share of a measurement in which the calling thread must have had a core for the times to be kept."""
+"""Share of a measurement in which the calling thread must have had a core for the times to hold at once."""
+ENOUGH = 3
+"""Measurements beside other programs after which the least times hold."""
 CPU_INFO = Path("/proc/cpuinfo")
 CPU_LINES = ("vendor_id", "model", "stepping", "flags", "CPU", "Features")
 """Beginnings of the lines in that file that never change, on x86 and on ARM."""
 
 
+@dataclass(frozen=True)
+class KernelTimes:
+    """Times of kernels.
+
+    Attributes:
+        milliseconds: by kernel name, for the same products.
+        measurements: number of processes that have measured them; `ENOUGH` if one had the cores for itself.
+        are_earlier: nothing was measured now.
+    """
+
+    milliseconds: dict[str, float]
+    measurements: int
+    are_earlier: bool = False
+
+
 def remembered_times(
     names: Collection[str], conditions: Collection[object], measure: Callable[[], dict[str, float]]
-) -> dict[str, float]:
-    """Return the milliseconds of kernels as measured by an earlier process, or measure them and keep them.
-
-    What is measured while other programs use the cores is not kept.
+) -> KernelTimes:
+    """Return the times of kernels as measured by earlier processes, or measure them and keep them.
 
     Args:
         names: of the kernels.
@@ -41,17 +59,32 @@ def remembered_times(
     """
     key = "\n".join([processor(), *map(str, conditions), *names])
     path = cache_folder() / f"times-{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
-    with suppress(OSError, ValueError):  # not there, or damaged
-        kept: Any = json.loads(read_regular(path)) if is_mine(path) else None
-        if _are_times(kept, names):
-            return kept
+    kept = _read(path, names)
+    if kept is not None and kept.measurements >= ENOUGH:
+        return kept
     began, used = time.perf_counter(), time.thread_time()
-    times = measure()
-    if time.thread_time() - used < LEAST_SHARE * (time.perf_counter() - began):
-        return times  # other programs had the cores
+    measured = measure()
+    if time.thread_time() - used >= LEAST_SHARE * (time.perf_counter() - began):
+        times = KernelTimes(measured, ENOUGH)
+    elif kept is None:
+        times = KernelTimes(measured, 1)
+    else:
+        least = {name: min(measured[name], kept.milliseconds[name]) for name in names}
+        times = KernelTimes(least, kept.measurements + 1)
     with suppress(OSError):  # the folder cannot be written: the next process measures again
-        _write(path, json.dumps(times))
+        _write(path, json.dumps({"milliseconds": times.milliseconds, "measurements": times.measurements}))
     return times
+
+
+def _read(path: Path, names: Collection[str]) -> KernelTimes | None:
+    """Return the times in a file, or None if it is not there, damaged, or could be someone else's."""
+    try:
+        kept: Any = json.loads(read_regular(path)) if is_mine(path) else None
+        times, measurements = kept["milliseconds"], kept["measurements"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    is_valid = _are_times(times, names) and isinstance(measurements, int) and measurements > 0
+    return KernelTimes(times, measurements, are_earlier=True) if is_valid else None
 
 
 def processor() -> str:

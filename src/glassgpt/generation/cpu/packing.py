@@ -20,7 +20,7 @@ import glassgpt
 from glassgpt.errors import GenerationError
 from glassgpt.generation.cpu.gpt2_step import BlocksInC, StepsInC, step_bits
 from glassgpt.generation.cpu.int4 import Int4Product, can_multiply
-from glassgpt.generation.cpu.kernel_times import remembered_times
+from glassgpt.generation.cpu.kernel_times import KernelTimes, remembered_times
 from glassgpt.generation.cpu.kernels import KERNELS, DecodingPrecision, Kernel, Product
 from glassgpt.generation.cpu.packed_product import LEVELS, PackedProduct, instruction_level, use_huge_pages
 from glassgpt.model.config import ModelConfig
@@ -74,12 +74,14 @@ class KernelChoice:
         milliseconds: by kernel name, the time of the same products; empty if none was timed.
         batch_size: sequences per decoding step that it was chosen for.
         int4: name of the kernel that multiplies stored 4-bit matrices instead, or empty.
+        are_earlier: the measurements are those of an earlier process.
     """
 
     kernel: Kernel
     milliseconds: dict[str, float]
     batch_size: int
     int4: str = ""
+    are_earlier: bool = False
 
     @property
     def name(self) -> str:
@@ -90,6 +92,8 @@ class KernelChoice:
         """Return one line for the user."""
         times = ", ".join(f"{name} {taken:.1f}" for name, taken in self.milliseconds.items())
         timed = f" (timed with batch size {self.batch_size}, ms: {times})" if self.milliseconds else ""
+        if self.are_earlier:
+            timed = f" (timed at an earlier start with batch size {self.batch_size}, ms: {times})"
         return f"decoding on the CPU in {self.kernel.precision}, {self.name}{timed}"
 
 
@@ -126,16 +130,18 @@ def choose_kernel(
     simplest = kernels[0]
     if len(kernels) == 1 or 4 * config.n_embd**2 < MIN_TIMED_ELEMENTS:
         return KernelChoice(simplest, {}, batch_size)
-    times = _remembered_times if remembers else _time_kernels
-    milliseconds = times(tuple(kernels), config.n_embd, batch_size, torch.get_num_threads())
+    conditions = (tuple(kernels), config.n_embd, batch_size, torch.get_num_threads())
+    times = _remembered_times(*conditions) if remembers else KernelTimes(_time_kernels(*conditions), 1)
+    milliseconds = times.milliseconds
     best = min(kernels, key=lambda kernel: milliseconds[kernel.name])
     is_faster = milliseconds[best.name] < MIN_GAIN * milliseconds[simplest.name]
-    return KernelChoice(best if is_faster else simplest, dict(milliseconds), batch_size)
+    chosen = best if is_faster else simplest
+    return KernelChoice(chosen, dict(milliseconds), batch_size, are_earlier=times.are_earlier)
 
 
 @functools.cache
-def _remembered_times(kernels: Sequence[Kernel], *conditions: int) -> dict[str, float]:
-    """Return the times of `_time_kernels`, of an earlier process if there are any."""
+def _remembered_times(kernels: Sequence[Kernel], *conditions: int) -> KernelTimes:
+    """Return the times of `_time_kernels`, of earlier processes if there are any."""
     versions = [f"{kernel.precision} {kernel.name}" for kernel in kernels], torch.__version__, glassgpt.__version__
     names = [kernel.name for kernel in kernels]
     return remembered_times(names, (*versions, *conditions), functools.partial(_time_kernels, kernels, *conditions))

@@ -14,6 +14,7 @@ MESSAGES = {
     "json_schema is not JSON: {}": "json_schema가 JSON이 아닙니다: {0}",
     "decoding on the CPU in {}, {}{}": "CPU에서 {0}, {1}(으)로 디코딩합니다{2:t}",
     " (timed with batch size {}, ms: {})": "(배치 크기 {0}에서 잰 시간, ms: {1})",
+    " (timed at an earlier start with batch size {}, ms: {})": "(전에 시작할 때 배치 크기 {0}에서 잰 시간, ms: {1})",
     "PyTorch {} has no {} kernel for this CPU; use --precision float32": "PyTorch {0}에는 이 CPU용 {1} 커널이 없습니다. --precision float32를 쓰세요",
     "prompt and text have {} tokens, more than the model's context of {}, so that their probabilities cannot be computed; generate fewer tokens": "프롬프트와 글이 {0}토큰으로 모델의 컨텍스트 {1}보다 길어 확률을 계산할 수 없습니다. 토큰을 더 적게 생성하세요",
     "the model's logits contain NaN, so its weights are damaged; use an earlier checkpoint, and run: glassgpt doctor RUN": "모델의 로짓에 NaN이 있습니다. 가중치가 손상되었습니다. 앞선 체크포인트를 쓰고 진단하세요: glassgpt doctor RUN",
