@@ -142,6 +142,15 @@ def test_kept_payloads_are_bounded():
     assert np.array_equal(payloads.of(sound(0), 0), first)
 
 
+def test_several_threads_read_the_same_payloads():
+    config = MultimodalConfig(mels=16).fitted(("image", "audio"), GEOMETRY)
+    media = [(sound(number % 5), number % 5) for number in range(8)] + [(picture(), 9)]
+    payloads, alone = Payloads(config), Payloads(config)
+    for _ in range(2):  # computed, then kept
+        for found, (item, number) in zip(payloads.of_many(media), media, strict=True):
+            assert np.array_equal(found, alone.of(item, number))
+
+
 def test_a_medium_that_a_row_cuts_keeps_its_first_positions():
     config = MultimodalConfig(mels=16).fitted(("image",), GEOMETRY)
     payload = Payloads(config).of(picture(), 0)

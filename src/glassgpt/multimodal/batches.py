@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,9 +21,11 @@ from glassgpt.data.batches import build_batches
 from glassgpt.data.chat.batches import row_targets
 from glassgpt.data.row_batches import RowBatches, row_starts
 from glassgpt.data.shards import Split, TokenDataset
+from glassgpt.data.threads import worker_threads
 from glassgpt.data.token_view import TokenView
 from glassgpt.data.validation import validation_windows
 from glassgpt.data.verification import other_files
+from glassgpt.device import free_memory
 from glassgpt.diagnosis.checks.data import counted_tokens
 from glassgpt.errors import DataError
 from glassgpt.model.transformer import LanguageModel
@@ -37,8 +41,9 @@ from glassgpt.training.losses import build_loss
 from glassgpt.training.trainable import TrainableModel
 from glassgpt.training.validation import Validator, build_validator
 
-KEPT_BYTES = 1 << 30
-"""Memory for payloads that are kept for the next epoch: a spectrogram takes longer to compute than to copy."""
+LEAST_KEPT, MOST_KEPT, KEPT_SHARE = 1 << 30, 8 << 30, 1 / 16
+"""Bytes of payloads that are kept for the next epoch, and their share of the free memory: a spectrogram takes 25 times as long
+to compute as to copy. A gigabyte holds 23 hours of sound."""
 
 
 class Payloads:
@@ -46,13 +51,30 @@ class Payloads:
 
     Args:
         config: the settings.
-        kept_bytes: bytes of payloads that are kept.
+        kept_bytes: bytes of payloads that are kept; None takes a share of the memory.
     """
 
-    def __init__(self, config: MultimodalConfig, kept_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, config: MultimodalConfig, kept_bytes: int | None = None) -> None:
         self.config = config
-        self._kept_bytes, self._used = kept_bytes, 0
+        share = int((free_memory(torch.device("cpu")) or 0) * KEPT_SHARE)
+        self._kept_bytes = min(MOST_KEPT, max(LEAST_KEPT, share)) if kept_bytes is None else kept_bytes
+        self._used = 0
+        self._pool: ThreadPoolExecutor | None = None
         self._kept: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
+
+    def of_many(self, media: Sequence[tuple[MediaItem, int]]) -> list[NDArray[np.uint8]]:
+        """Return the bytes of several media; those of sounds that are not kept are computed by several threads."""
+        missing = {number: item for item, number in media if item.modality != "image" and number not in self._kept}
+        if len(missing) < 2:
+            return [self.of(item, number) for item, number in media]
+        self._pool = self._pool or ThreadPoolExecutor(worker_threads())
+        computed = dict(
+            zip(missing, self._pool.map(partial(payload_of, config=self.config), missing.values()), strict=True)
+        )
+        found = [computed[number] if number in computed else self.of(item, number) for item, number in media]
+        for number, payload in computed.items():
+            self._keep(number, payload)
+        return found
 
     def of(self, item: MediaItem, number: int) -> NDArray[np.uint8]:
         """Return the bytes of a medium of the dataset, (positions, bytes) uint8.
@@ -64,13 +86,15 @@ class Payloads:
         if (found := self._kept.get(number)) is not None:
             return found
         payload = payload_of(item, self.config)
-        if item.modality == "image":  # as quick as a copy
-            return payload
+        if item.modality != "image":  # which is as quick as a copy
+            self._keep(number, payload)
+        return payload
+
+    def _keep(self, number: int, payload: NDArray[np.uint8]) -> None:
         self._kept[number] = payload
         self._used += payload.nbytes
         while self._used > self._kept_bytes:
             self._used -= self._kept.popitem(last=False)[1].nbytes
-        return payload
 
 
 def payload_of(item: MediaItem, config: MultimodalConfig) -> NDArray[np.uint8]:
@@ -129,16 +153,17 @@ class RowReader:
         tokens, length = self._tokens, self._tokens.row_length
         ids = np.stack([tokens.read(int(start), length) for start in starts])
         flags = np.stack([tokens.flags(int(start), length) for start in starts])
-        inputs = np.stack([self._inputs(int(start), row[:-1]) for start, row in zip(starts, ids, strict=True)])
+        media = [tokens.media(int(start)) for start in starts]
+        numbers = [number for start in starts for number in tokens.media_numbers(int(start))]
+        items = [item for of_row in media for _, item in of_row]
+        payloads = iter(self._payloads.of_many(list(zip(items, numbers, strict=True))))
+        inputs = np.stack(
+            [
+                assemble(row[:-1], [(first, item, next(payloads)) for first, item in of_row], self._words)
+                for row, of_row in zip(ids, media, strict=True)
+            ]
+        )
         return torch.from_numpy(inputs), torch.from_numpy(row_targets(ids, flags))
-
-    def _inputs(self, start: int, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        numbers = self._tokens.media_numbers(start)
-        media = [
-            (first, item, self._payloads.of(item, number))
-            for (first, item), number in zip(self._tokens.media(start), numbers, strict=True)
-        ]
-        return assemble(ids, media, self._words)
 
 
 class EncodedTokens(TokenView):
