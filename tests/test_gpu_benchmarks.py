@@ -6,6 +6,7 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -214,3 +215,22 @@ def test_a_variant_that_fails_does_not_cost_the_others(monkeypatch, tmp_path):
     assert script.main() == 1
     rows = json.loads((tmp_path / "alternate.json").read_text())["rows"]
     assert [row.get("failed") for row in rows] == [None, "RuntimeError: no kernel"]
+
+
+def test_rows_with_pictures_are_rows_of_the_package(monkeypatch):
+    load_script("gpu_multimodal", monkeypatch)
+    from glassgpt.multimodal.batches import EncodedTokens
+    from glassgpt.multimodal.config import MultimodalConfig
+    from glassgpt.multimodal.media import Geometry
+    from gpu_parts import media
+
+    geometry = Geometry(**media.GEOMETRY)
+    rows = media.captioned_pictures(geometry, 257, 500, 4, 3)
+    inputs, targets = EncodedTokens(rows, MultimodalConfig().fitted(("image",), geometry)).reader.read(np.array([257]))
+    assert inputs.shape == (1, 256, 1 + 6)
+    is_picture = inputs[0, :, 0] < 0
+    assert is_picture.sum() == 64 * len(rows.media(257)) > 0
+    assert (targets >= 0).sum() > 0
+    assert rows.supervised_share == pytest.approx(0.2, abs=0.1)
+    case = media.Case(torch.float32, 2, 1, 16, 20, 0, True, 128)
+    assert max(case.compare()["errors"][media.YARDSTICK].values()) < 1e-5

@@ -78,6 +78,7 @@ def test_limits_and_tables_of_blocks_equal_the_dense_mask(has_media, window, sin
         assert torch.equal(blocks.to_dense(), expected.to_dense())
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_attention_on_packed_rows_equals_the_dense_mask():
     rows = random_rows(has_media=True, n_tokens=256)
     generator = torch.Generator().manual_seed(0)
