@@ -40,7 +40,7 @@ class TrainConfig:
         sharding: with several processes, full shards weights and optimizer over them (FSDP2), for models that one GPU
             cannot hold; none gives each process a copy (DDP), which is faster.
         loss_chunk_tokens: tokens whose logits are held in memory at once; 0 holds those of the whole micro-batch, which
-            is faster and takes memory for batch x vocabulary.
+            takes memory for batch x vocabulary and is faster on a GPU. On a CPU, chunks that fit into its cache are faster.
         recompute_activations: recompute each block's activations in the backward pass instead of storing them: less memory,
             about a third more time.
         ema_decay: decay per step of an exponential average of the weights; the average is then what is validated, saved

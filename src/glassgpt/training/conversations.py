@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from glassgpt.data.chat.batches import NEXT_STARTS, ConversationTokens
 from glassgpt.errors import ConfigError, DataError
 from glassgpt.model.config_checks import LINEAR
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.attention_modules import packed_rows
+from glassgpt.training.chunked_loss import sum_of_chunks
 from glassgpt.training.config import TrainConfig
 from glassgpt.training.loss import TrainingLoss
 
@@ -52,9 +52,7 @@ class ConversationLoss(TrainingLoss):
         """Return the loss of features (B, T, C) and targets (B, T) in nats per supervised token: a scalar."""
         features, flat = features.flatten(0, 1), targets.flatten()  # (B·T, C), (B·T,)
         if 0 < self.chunk_tokens < len(flat):
-            chunks = zip(features.split(self.chunk_tokens), flat.split(self.chunk_tokens), strict=True)
-            parts = [checkpoint(self._nats, own, outputs, use_reentrant=False) for own, outputs in chunks]
-            nats = torch.stack(parts).sum()  # type: ignore[arg-type]
+            nats = sum_of_chunks(self._nats, self.model, self.chunk_tokens, features, flat)
         else:
             nats = self._nats(features, flat)
         return nats / self.denominator(targets)

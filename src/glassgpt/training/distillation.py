@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from glassgpt.errors import CheckpointError
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.checkpoint import find_checkpoint, load_model
+from glassgpt.training.chunked_loss import sum_of_chunks
 from glassgpt.training.config import TrainConfig
 from glassgpt.training.loss import TrainingLoss
 from glassgpt.training.run_folder import RunFolder
@@ -53,9 +53,7 @@ class DistillationLoss(TrainingLoss):
         features = self.model.features(inputs).flatten(0, 1)  # (B·T, C)
         if not 0 < self.chunk_tokens < len(features):
             return self._soft_nats(features, taught) / targets.numel()
-        chunks = zip(features.split(self.chunk_tokens), taught.split(self.chunk_tokens), strict=True)
-        nats = [checkpoint(self._soft_nats, own, theirs, use_reentrant=False) for own, theirs in chunks]
-        return torch.stack(nats).sum() / targets.numel()  # type: ignore[arg-type]
+        return sum_of_chunks(self._soft_nats, self.model, self.chunk_tokens, features, taught) / targets.numel()
 
     def _soft_nats(self, features: Tensor, taught: Tensor) -> Tensor:
         with torch.no_grad():

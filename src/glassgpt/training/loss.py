@@ -12,9 +12,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.training.chunked_loss import sum_of_chunks
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -30,8 +30,7 @@ class TrainingLoss(nn.Module):
 
     Args:
         model: the model.
-        chunk_tokens: tokens whose logits are held at once. The backward pass computes each chunk's logits again, which
-            saves memory and costs one more product with the head. 0 holds all of them.
+        chunk_tokens: tokens whose logits are held at once, to save memory; see `sum_of_chunks`. 0 holds all of them.
 
     Attributes:
         metrics: what the last pass measured besides the loss: scalars named by `metric_names`, whose mean is reported.
@@ -53,9 +52,8 @@ class TrainingLoss(nn.Module):
         if not 0 < self.chunk_tokens < targets.numel():
             return cross_entropy(self.model(inputs), targets)
         features = self.model.features(inputs).flatten(0, 1)  # (B·T, C)
-        chunks = zip(features.split(self.chunk_tokens), targets.flatten().split(self.chunk_tokens), strict=True)
-        nats = [checkpoint(self._nats, inputs, outputs, use_reentrant=False) for inputs, outputs in chunks]
-        return torch.stack(nats).sum() / targets.numel()  # type: ignore[arg-type]
+        nats = sum_of_chunks(self._nats, self.model, self.chunk_tokens, features, targets.flatten())
+        return nats / targets.numel()
 
     def _nats(self, features: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(self.model.head(features).float(), targets, reduction="sum")
