@@ -284,7 +284,7 @@ def test_text_files_are_documents(source, tmp_path):
             {"geometry": Geometry(image_size=30, patch_size=8)},
             "patch_size is 8; it must be a divisor of image_size, 30",
         ),
-        ({"tokenizer": "bytes"}, "the tokenizer bytes cannot have the special tokens of --format multimodal"),
+        ({"tokenizer": "bytes"}, "the tokenizer bytes cannot have the special tokens of pictures and sound"),
         ({"tokenizer": "bpe:258"}, "its SIZE must be at least 259"),
         ({"tokenizer": "unigram:300"}, "the tokenizer unigram:300 cannot"),
         ({"max_pixels": 10**9}, "max_pixels is 1000000000; it must be from 1 to"),

@@ -11,7 +11,7 @@ import torch
 from glassgpt import console
 from glassgpt.api.loaded_model import LoadedModel
 from glassgpt.api.loading import load_checkpoint
-from glassgpt.api.runs import chat_template_files, save_as_run
+from glassgpt.api.runs import kept_files, save_as_run
 from glassgpt.api.teachers import lineage_from
 from glassgpt.compression.calibration import calibration_windows
 from glassgpt.compression.methods import check_methods, in_order
@@ -104,7 +104,7 @@ class OpenedSource:
         report = compare_models(
             self.loaded.model, model, self.dataset, lineage.steps, limit=self.source.eval_tokens, observer=self.observer
         )
-        files = chat_template_files(Path(self.source.run)) | {RunFolder(out).compression.name: report.to_bytes()}
+        files = kept_files(Path(self.source.run)) | {RunFolder(out).compression.name: report.to_bytes()}
         config = RunConfig(data=str(self.dataset.folder.absolute()))
         save_as_run(model, self.loaded.tokenizer, out, config=config, lineage=lineage, files=files)
         return report

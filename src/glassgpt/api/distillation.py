@@ -8,7 +8,7 @@ from typing import Any
 
 from glassgpt.api.compression import EVALUATED_TOKENS, CompressionSource, OpenedSource
 from glassgpt.api.loading import load_checkpoint
-from glassgpt.api.runs import chat_template_files, resumed_config, trainer_config, write_run_files
+from glassgpt.api.runs import kept_files, resumed_config, trainer_config, write_run_files
 from glassgpt.api.training import check, train
 from glassgpt.compression.distillation import require_student, require_text, training_settings
 from glassgpt.compression.methods import check_methods
@@ -103,7 +103,7 @@ def _create_run(opened: OpenedSource, model: LanguageModel, config: RunConfig, o
         staged = RunFolder(folder)
         save_checkpoint(staged, model, build_optimizers(model, trainer_config(config).optimizer), state)
         write_run_files(staged, config, dataset.tokenizer, lineage)
-        for name, content in chat_template_files(Path(opened.source.run)).items():
+        for name, content in kept_files(Path(opened.source.run)).items():
             write_atomically(folder / name, content)
 
 

@@ -16,7 +16,7 @@ from glassgpt.adaptation.replay import open_training_data
 from glassgpt.adaptation.show import print_memory
 from glassgpt.api.initialization import adapter_of_adapter
 from glassgpt.api.loading import held_out_dataset, load
-from glassgpt.api.runs import chat_template_files, save_as_run
+from glassgpt.api.runs import kept_files, save_as_run
 from glassgpt.api.training import check, train, write_run_report
 from glassgpt.config import RunConfig, load_config
 from glassgpt.data.chat.dataset import ConversationDataset, open_dataset
@@ -130,7 +130,7 @@ def merge(run: str | Path, out: str | Path, *, checkpoint: str = "best") -> RunF
     if base and len(same) == len(base):
         console.warn(f"the adapter in {run} changes nothing: it was not trained")
     lineage = RunConfig(data=config.data, seed=config.seed, init_from=str(folder.path.absolute()))
-    template = chat_template_files(folder.path)
+    template = kept_files(folder.path)
     return save_as_run(loaded.model, loaded.tokenizer, Path(out), config=lineage, files=template)
 
 
@@ -153,5 +153,5 @@ def import_adapter(folder: str | Path, base: str | Path, out: str | Path) -> Run
     loaded = load(base, device="cpu")
     lora = peft.import_adapter(loaded.model, weights_fingerprint(path), Path(folder), console.warn)
     lineage = RunConfig(data=load_config(base).data, init_from=str(Path(base).absolute()), lora=lora)
-    template = chat_template_files(Path(base))
+    template = kept_files(Path(base))
     return save_as_run(loaded.model, loaded.tokenizer, Path(out), config=lineage, files=template)

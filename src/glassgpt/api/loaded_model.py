@@ -6,8 +6,11 @@ import functools
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, aclosing
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, Unpack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
 
+from glassgpt.api.checked_options import require_list, single_sample, until_exhausted, without_logprobs
+from glassgpt.api.drawing import draw_pictures
 from glassgpt.api.multimodal import (
     MediaInput,
     PromptInput,
@@ -38,10 +41,12 @@ from glassgpt.generation.strategy_options import DRAFT_TOKENS
 from glassgpt.inspection.trace import Trace, trace
 from glassgpt.model.config_checks import LINEAR
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.multimodal.drawing_tokens import DrawingRecord
 from glassgpt.multimodal.model import MultimodalModel
 from glassgpt.multimodal.prompting import MediaPrompt, with_vector_table
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class LoadedModel:
         checkpoint: description of the checkpoint that it was loaded from, for messages.
         precision: of the weights during generation; see `prepare_for_decoding`.
         batch_size: number of sequences at once for which generation is optimized.
+        drawing: what its tokens of pictures mean, if it draws.
     """
 
     model: LanguageModel
@@ -66,6 +72,7 @@ class LoadedModel:
     precision: Precision = "auto"
     batch_size: int = 1
     checkpoint: str = ""
+    drawing: DrawingRecord | None = None
 
     @functools.cached_property
     def decoding_model(self) -> LanguageModel:
@@ -111,7 +118,7 @@ class LoadedModel:
         **options: Unpack[GenerationArguments],
     ) -> list[str]:
         """Return the continuation of each prompt, generated together; each is the same as if it were alone."""
-        results = self.samples_many(prompts, strategy=strategy, **_single_sample(options))
+        results = self.samples_many(prompts, strategy=strategy, **single_sample(options))
         return [samples[0].text for samples in results]
 
     def iterate_many(
@@ -134,13 +141,13 @@ class LoadedModel:
         Raises:
             GenerationError: a prompt or an option is invalid; raised before anything is generated.
         """
-        _require_list(prompts)
-        parsed = _without_logprobs({**strategy_defaults(strategy), **options})
+        require_list(prompts)
+        parsed = without_logprobs({**strategy_defaults(strategy), **options})
         with ExitStack() as stack:
             encoded = stack.enter_context(self._encoded(prompts, parsed, strategy))
             found = iter_completions(self.decoding_model, self.tokenizer, encoded, parsed, strategy)
             named = (replace(each, prompt=text_of(prompts[each.index])) for each in found)
-            return _until_exhausted(named, stack.pop_all())
+            return until_exhausted(named, stack.pop_all())
 
     @functools.cached_property
     def async_engine(self) -> AsyncEngine:
@@ -157,7 +164,7 @@ class LoadedModel:
 
     async def agenerate_many(self, prompts: Sequence[str | None], **options: Unpack[GenerationArguments]) -> list[str]:
         """Return the continuation of each prompt; see `aiterate_many`."""
-        completions = [completion async for completion in self.aiterate_many(prompts, **_single_sample(options))]
+        completions = [completion async for completion in self.aiterate_many(prompts, **single_sample(options))]
         return [completion.text for completion in sorted(completions, key=lambda completion: completion.index)]
 
     def aiterate_many(
@@ -171,7 +178,7 @@ class LoadedModel:
         Raises:
             GenerationError: a prompt or an option is invalid; raised before anything is generated.
         """
-        _require_list(prompts)
+        require_list(prompts)
         chunks, parsed = self._request(prompts, options)
 
         async def completions() -> AsyncGenerator[Completion, None]:
@@ -185,7 +192,7 @@ class LoadedModel:
 
     def astream(self, prompt: str | None = None, **options: Unpack[GenerationArguments]) -> AsyncGenerator[str, None]:
         """Yield the continuation piece by piece, for `async for`; see `stream` and `aiterate_many`."""
-        chunks, _ = self._request([prompt], _single_sample(options))
+        chunks, _ = self._request([prompt], single_sample(options))
 
         async def pieces() -> AsyncGenerator[str, None]:
             async with aclosing(chunks):
@@ -204,7 +211,7 @@ class LoadedModel:
                 "strategy cannot be given here: coroutines share an engine that samples; "
                 "use await asyncio.to_thread(m.generate, prompt, strategy=…)"
             )
-        parsed = _without_logprobs(options)
+        parsed = without_logprobs(options)
         parsed.check()
         encoded = [encode_prompt(self.model, self.tokenizer, prompt, parsed) for prompt in prompts]
         return self.async_engine.stream(encoded, parsed), parsed
@@ -232,8 +239,8 @@ class LoadedModel:
         **options: Unpack[GenerationArguments],
     ) -> list[list[Sample]]:
         """Return several continuations of each prompt; see `samples`."""
-        _require_list(prompts)
-        parsed = _without_logprobs({**strategy_defaults(strategy), **options})
+        require_list(prompts)
+        parsed = without_logprobs({**strategy_defaults(strategy), **options})
         with self._encoded(prompts, parsed, strategy) as encoded:
             return list(generate_samples(self.decoding_model, self.tokenizer, encoded, parsed, strategy))
 
@@ -258,7 +265,7 @@ class LoadedModel:
             GenerationError: the prompt or an option is invalid, or the strategy cannot stream.
         """
         given = self._with_media(prompt, images, audio)
-        chunks = self.stream_chunks(given, strategy=strategy, **_single_sample(options))
+        chunks = self.stream_chunks(given, strategy=strategy, **single_sample(options))
         return (chunk.text for chunk in chunks if chunk.text)
 
     def stream_chunks(
@@ -269,11 +276,11 @@ class LoadedModel:
         **options: Unpack[GenerationArguments],
     ) -> Iterator[TokenChunk]:
         """Yield all samples of a prompt token by token; see `stream`."""
-        parsed = _without_logprobs(options)
+        parsed = without_logprobs(options)
         with ExitStack() as stack:
             (encoded,) = stack.enter_context(self._encoded([prompt], parsed, strategy))
             chunks = stream_samples(self.decoding_model, self.tokenizer, encoded, parsed, strategy)
-            return _until_exhausted(chunks, stack.pop_all())
+            return until_exhausted(chunks, stack.pop_all())
 
     def explain(
         self, prompt: PromptInput = None, *, top: int = 5, **options: Unpack[GenerationArguments]
@@ -322,6 +329,36 @@ class LoadedModel:
             )
         return SpeculativeDecoding(draft.decoding_model if draft is not None else None, tokens)
 
+    def draw(
+        self, caption: str, *, image_tokenizer: str | Path | None = None, **options: Unpack[GenerationArguments]
+    ) -> Image:
+        """Return a picture of a caption, as an image of Pillow; see `draw_many`."""
+        return self.draw_many([caption], image_tokenizer=image_tokenizer, **single_sample(options))[0][0]
+
+    def draw_many(
+        self,
+        captions: Sequence[str],
+        *,
+        image_tokenizer: str | Path | None = None,
+        **options: Unpack[GenerationArguments],
+    ) -> list[list[Image]]:
+        """Return `num_samples` pictures of each caption, drawn together; each is the same as if it were alone.
+
+        Args:
+            captions: what to draw.
+            image_tokenizer: folder of the image tokenizer of the model's data; None takes the place where it was then.
+            options: those of sampling: temperature, top_k, top_p, min_p, typical_p, seed, num_samples.
+
+        Raises:
+            GenerationError: an option or a caption is invalid.
+            WrongTokenizerError: the model cannot draw, or the image tokenizer is another one, or no longer there.
+        """
+        from PIL.Image import fromarray
+
+        require_list(captions)
+        drawn = draw_pictures(self, captions, image_tokenizer, **options)
+        return [[fromarray(picture) for picture in pictures] for pictures in drawn]
+
     def _with_media(
         self, prompt: PromptInput, images: Sequence[MediaInput], audio: Sequence[MediaInput]
     ) -> PromptInput:
@@ -357,33 +394,3 @@ class LoadedModel:
         """
         media = media_before(self.model, images, audio)
         return trace(self.model, self.tokenizer, text, options_from_kwargs(options), media=media)
-
-
-def _until_exhausted(items: Iterator[T], held: ExitStack) -> Iterator[T]:
-    """Yield all items, then release what their prompts hold; the items are already checked."""
-    with held:
-        yield from items
-
-
-def _single_sample(options: GenerationArguments) -> GenerationArguments:
-    if (count := options.get("num_samples", 1)) != 1:
-        raise GenerationError(
-            f"num_samples is {count}, but this method returns one text; use samples(…) or stream_chunks(…)"
-        )
-    return options
-
-
-def _without_logprobs(options: Mapping[str, Any]) -> GenerationOptions:
-    parsed = options_from_kwargs(options)
-    if parsed.logprobs:
-        raise GenerationError(
-            f"logprobs is {parsed.logprobs}, but this method returns none; use explain(…, top={parsed.logprobs})"
-        )
-    return parsed
-
-
-def _require_list(prompts: object) -> None:
-    if isinstance(prompts, str):
-        raise GenerationError(
-            f"prompts is the string {prompts!r}; it must be a list of strings; for a single prompt use generate(…)"
-        )

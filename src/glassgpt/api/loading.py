@@ -22,6 +22,7 @@ from glassgpt.generation.strategies import (
 from glassgpt.generation.strategy_options import SpeculativeOptions, StrategyOptions
 from glassgpt.multimodal.batches import EncodedDataset
 from glassgpt.multimodal.dataset import MultimodalDataset, is_multimodal
+from glassgpt.multimodal.drawing_tokens import DrawingRecord
 from glassgpt.multimodal.weights import has_encoders, with_encoders
 from glassgpt.training.checkpoint import find_checkpoint, list_checkpoints, load_model, read_state, resolve_pointer
 from glassgpt.training.run_folder import RunFolder
@@ -76,7 +77,9 @@ def load_checkpoint(
     if has_encoders(path):
         model = with_encoders(model, load_config(folder.path).multimodal, path).eval()
     model = model.to(pick_device(device))
-    return LoadedModel(model, tokenizer, state.step, precision, batch_size, _described(folder, path)), path
+    drawing = DrawingRecord.read(folder.drawing) if folder.drawing.is_file() else None
+    described = _described(folder, path)
+    return LoadedModel(model, tokenizer, state.step, precision, batch_size, described, drawing), path
 
 
 def _described(run: RunFolder, checkpoint: Path) -> str:

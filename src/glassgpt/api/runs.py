@@ -12,16 +12,18 @@ from glassgpt.data.chat.chat_template import FILE_NAME as TABLE_FILE
 from glassgpt.data.chat.dataset import is_conversations
 from glassgpt.data.files import read_regular, sync_folder, write_atomically
 from glassgpt.data.folder_kinds import rows_in
+from glassgpt.data.shards import TokenDataset
 from glassgpt.data.staging import staged_folder
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import CheckpointError, UsageError
 from glassgpt.model.lora import adapter_of
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.multimodal.drawing_tokens import DrawingRecord
 from glassgpt.schema.seal import sealed
 from glassgpt.training.checkpoint import TrainingState, save_checkpoint, write_base
 from glassgpt.training.config import TrainerConfig
 from glassgpt.training.lineage import Lineage, read_lineage
-from glassgpt.training.run_folder import RunFolder
+from glassgpt.training.run_folder import DRAWING_FILE, RunFolder
 
 
 def save_as_run(
@@ -66,25 +68,24 @@ def save_as_run(
     return run
 
 
-def template_source(data: Path, init_from: str) -> Path | None:
-    """Return the folder with the chat template of a model to train: that of the conversations it learns, or where it starts.
+def keep_files(dataset: TokenDataset, init_from: str, out: Path) -> None:
+    """Write the files that a run keeps of the data that it learns and of the run where it starts, except those it has.
 
     Args:
-        data: folder of the dataset; documents with media may be conversations too.
+        dataset: conversations, also with media, have a chat template, which takes precedence; see `kept_files` for others.
         init_from: run whose weights training starts from; empty without one.
-    """
-    if rows_in(data) and RunFolder(data).chat_template.is_file():
-        return data
-    return Path(init_from) if init_from else None
-
-
-def copy_chat_template(source: Path, out: Path) -> None:
-    """Keep the chat template of a model, or of the conversations it learned, for one that is made from it.
+        out: folder of the run.
 
     Raises:
         CheckpointError: the file system refused.
     """
-    for name, content in chat_template_files(source).items():
+    files = kept_files(Path(init_from)) if init_from else {}
+    if rows_in(dataset.folder) and RunFolder(dataset.folder).chat_template.is_file():
+        files.pop(TABLE_FILE, None)
+        files |= kept_files(dataset.folder)
+    if (drawing := DrawingRecord.of_options(dataset.info.options)) is not None:
+        files[DRAWING_FILE] = drawing.to_bytes()
+    for name, content in files.items():
         if not (out / name).exists():
             try:
                 write_atomically(out / name, content)
@@ -92,14 +93,17 @@ def copy_chat_template(source: Path, out: Path) -> None:
                 raise CheckpointError(f"cannot write {out / name}: {error.strerror}") from error
 
 
-def chat_template_files(source: Path) -> dict[str, bytes]:
-    """Return the chat template of a run or of a dataset of conversations, as the files to write, by name.
+def kept_files(source: Path) -> dict[str, bytes]:
+    """Return the files that a run keeps of the one it is made from, by name: chat template, what tokens of pictures mean.
+
+    Args:
+        source: a run, or a dataset of conversations.
 
     Raises:
         CheckpointError: the file system refused.
     """
-    table, program = (RunFolder(source).path / TABLE_FILE, RunFolder(source).chat_template)
-    paths = (program,) if is_conversations(source) else (table, program)
+    run = RunFolder(source)
+    paths = (run.chat_template,) if is_conversations(source) else (source / TABLE_FILE, run.chat_template, run.drawing)
     try:
         return {path.name: read_regular(path) for path in paths if path.is_file()}
     except OSError as error:

@@ -17,7 +17,7 @@ from glassgpt.adaptation.conversations import refuse_fatal
 from glassgpt.adaptation.replay import mixed_in
 from glassgpt.api.initialization import model_to_train
 from glassgpt.api.preference_data import checked_lineage, open_data
-from glassgpt.api.runs import changed_settings, copy_chat_template, template_source, trainer_config, write_run_files
+from glassgpt.api.runs import changed_settings, keep_files, trainer_config, write_run_files
 from glassgpt.api.tracking import trackers_of
 from glassgpt.config import RunConfig, check_config, load_config, resolve_config, warmup_warning
 from glassgpt.data.chat.dataset import held_out_targets
@@ -195,8 +195,7 @@ def _train(
     verification.start()
     changed = _report_changes(trainer, config) if checkpoint else {}
     write_run_files(run, config, dataset.tokenizer, lineage)
-    if (source := template_source(dataset.folder, config.init_from)) is not None:
-        copy_chat_template(source, run.path)
+    keep_files(dataset, config.init_from, run.path)
     if config.lora.rank and checkpoint is None:
         write_base(run, Path(config.init_from))
     logger = JsonlLogger(run, trainer.state.step)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from glassgpt import console
-from glassgpt.cli.media import MediaArguments, prepare_media, require_defaults, require_no_media
+from glassgpt.cli.media import MediaArguments, is_drawing, prepare_media, require_defaults, require_no_media
 from glassgpt.cli.shared import Flag, Integer, Texts, reject_unknown_options, run_name
 from glassgpt.errors import UsageError
 
@@ -118,7 +118,7 @@ def prepare(
         raise UsageError("no source given; name files, folders, or shakespeare")
     if format == "code":
         check_code(exclude, keep_duplicates=keep_duplicates)
-    if format == "multimodal":
+    if format == "multimodal" or is_drawing(media, format):
         require_defaults(
             {
                 "suffix": (suffix, ()), "exclude": (exclude, ()), "field": (field, "text"), "split": (split, "document"),

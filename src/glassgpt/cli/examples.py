@@ -18,6 +18,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "glassgpt prepare src/ --format code --suffix .py --out data/code --tokenizer bpe:16384 --pattern code",
         "glassgpt prepare shakespeare --out data/plays --tokenizer bytes",
         "glassgpt prepare captions.jsonl photos/ --format multimodal --out data/photos --tokenizer bpe:1024 --image-size 32 --patch-size 4",
+        "glassgpt prepare captions.jsonl --draw tokenizers/photos --out data/drawings --tokenizer bpe:1024",
     ),
     "tokenize": (
         'glassgpt tokenize "Hello, world!"',
@@ -58,6 +59,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         'glassgpt generate runs/mine --prompt "It was"',
         "glassgpt generate runs/mine --prompts prompts.txt --settings creative --json",
         'glassgpt generate runs/mine --prompt "It was" --beams 5 --best 3',
+        'glassgpt generate runs/drawings --draw "a red apple" --num-samples 9 --out apples.png',
     ),
     "complete": (
         "glassgpt complete src/mine.py --at 12 --model runs/code",

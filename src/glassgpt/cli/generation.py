@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from glassgpt import console, plugin
+from glassgpt.cli.drawing import DRAWING, captions_of, check_drawing, draw_pictures
 from glassgpt.cli.generation_flags import (
     HELP_GROUPS,
     PROMPT_AND_OUTPUT,
     options_from_flags,
     read_prompts,
     strategy_from_flags,
+    values_from_flags,
 )
 from glassgpt.cli.media_prompts import check_media, media_prompts
 from glassgpt.cli.shared import (
@@ -57,6 +59,11 @@ def generate(
     prompts: Annotated[Path | None, Parameter(allow_leading_hyphen=True, group=PROMPT_AND_OUTPUT)] = None,
     image: Annotated[tuple[Path, ...], Parameter(negative="", show_default=False, group=PROMPT_AND_OUTPUT)] = (),
     audio: Annotated[tuple[Path, ...], Parameter(negative="", show_default=False, group=PROMPT_AND_OUTPUT)] = (),
+    draw: Annotated[
+        tuple[str, ...], Parameter(allow_leading_hyphen=True, negative="", show_default=False, group=DRAWING)
+    ] = (),
+    out: Annotated[Path | None, Parameter(group=DRAWING)] = None,
+    image_tokenizer: Annotated[Path | None, Parameter(group=DRAWING)] = None,
     normalize: Annotated[Literal["nfc"] | None, Parameter(group=PROMPT_AND_OUTPUT)] = None,
     settings: PresetOption = None,
     options: GenerationArguments | None = None,
@@ -80,6 +87,14 @@ def generate(
         Picture that comes before each prompt, or where it spells <|image|>. May be repeated.
     audio:
         Sound that comes before each prompt, or where it spells <|audio|>. May be repeated.
+    draw:
+        Caption of a picture to draw, by a run that was trained on a dataset of prepare --draw; - reads one per line from
+        standard input. May be repeated. --num-samples draws several of each.
+    out:
+        PNG file for the picture, or for a sheet of several: row by row, in the order of the captions, each with its samples; or
+        a new folder, for a file per picture and drawings.jsonl, which names them.
+    image_tokenizer:
+        Folder of the image tokenizer with which the dataset was prepared; by default where it was then.
     normalize:
         nfc composes characters of the prompts that are decomposed, such as Korean from macOS.
     processor:
@@ -99,6 +114,16 @@ def generate(
     from glassgpt.training.run_folder import RunFolder
 
     RunFolder(run).require()
+    if draw or out is not None or image_tokenizer is not None:
+        of_text = {
+            "prompt": prompt, "prompts": prompts, "image": image, "audio": audio, "normalize": normalize, "settings": settings,
+            "processor": processor, "explain": explain, "json": json, **(strategy or {}),
+        }  # fmt: skip
+        place = check_drawing(draw, out, values_from_flags(options or {}), of_text)
+        require_checkpoint_and_hash(RunFolder(run), checkpoint)
+        loading = {"checkpoint": checkpoint, "device": device, "precision": precision}
+        draw_pictures(run, captions_of(draw), place, image_tokenizer, values_from_flags(options or {}), loading)
+        return
     given_prompts, chosen = _normalized(read_prompts(prompt, prompts), normalize), strategy_from_flags(strategy or {})
     if isinstance(chosen, SpeculativeOptions) and chosen.draft is not None:
         RunFolder(chosen.draft).require()

@@ -128,10 +128,19 @@ def options_from_flags(defaults: Mapping[str, Any], preset: str | None, given: M
         ConfigError: see `load_generation_preset`.
         GenerationError: lists every value out of range.
     """
-    flags = {OPTIONS[key].name: _value(OPTIONS[key], value) for key, value in given.items()}
+    flags = values_from_flags(given)
     options = GenerationOptions(**{**defaults, **(load_generation_preset(preset) if preset else {}), **flags})
     options.check()
     return options
+
+
+def values_from_flags(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of `GenerationOptions` that were given, by name.
+
+    Raises:
+        UsageError: a value cannot be read.
+    """
+    return {OPTIONS[key].name: _value(OPTIONS[key], value) for key, value in given.items()}
 
 
 def strategy_from_flags(given: Mapping[str, Any]) -> StrategyOptions | None:

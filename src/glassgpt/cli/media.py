@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from glassgpt import console
+from glassgpt.cli.drawing import prepare_drawings
 from glassgpt.cli.shared import Integer
 from glassgpt.errors import UsageError
 
@@ -34,6 +35,8 @@ class MediaFlags:
         row_tokens: Positions of a row, which must be the model's train.sequence_length; 0 chooses by the longest document.
         chat_template: Jinja template that writes the conversations in messages; by default that of the run whose tokenizer
             is used, or a plain transcript.
+        draw: Image tokenizer, created with train-image-tokenizer: prepare captions and the tokens of their pictures, as a text
+            that a model learns to draw from. Each row has one picture and its text.
     """
 
     image_size: Integer = 64
@@ -46,6 +49,7 @@ class MediaFlags:
     max_seconds: float = 60.0
     row_tokens: Integer = 0
     chat_template: Path | None = None
+    draw: Path | None = None
 
 
 MediaArguments = Annotated[MediaFlags, Parameter(name="*", group=MEDIA)]
@@ -61,6 +65,18 @@ def require_no_media(media: MediaFlags | None) -> None:
     given = [name for name, default in vars(MediaFlags()).items() if getattr(media or MediaFlags(), name) != default]
     if given:
         raise UsageError(f"--{given[0].replace('_', '-')} is for --format multimodal; add that, or leave it out")
+
+
+def is_drawing(media: MediaFlags | None, format: str) -> bool:
+    """Return whether `prepare` makes pictures into tokens.
+
+    Raises:
+        UsageError: another format is to be made into drawings.
+    """
+    draws = media is not None and media.draw is not None
+    if draws and format == "code":
+        raise UsageError("--draw is for rows with pictures, not for --format code; remove one of them")
+    return draws
 
 
 def require_defaults(given: Mapping[str, tuple[Any, Any]]) -> None:
@@ -87,11 +103,15 @@ def prepare_media(media: MediaFlags | None, common: Mapping[str, Any]) -> None:
     Raises:
         GlassGPTError: see `prepare_multimodal`.
     """
+    flags = media or MediaFlags()
+    if flags.draw is not None:
+        _require_of_drawings(flags)
+        prepare_drawings(flags.draw, flags.fit, flags.max_pixels, common)
+        return
     from glassgpt.multimodal.media import Geometry
     from glassgpt.multimodal.prepare import MultimodalOptions
     from glassgpt.multimodal.show import prepare_and_show
 
-    flags = media or MediaFlags()
     geometry = Geometry(flags.image_size, flags.patch_size, flags.rate, flags.hop, flags.frames_per_position)
     options = MultimodalOptions(
         **common,
@@ -108,3 +128,15 @@ def prepare_media(media: MediaFlags | None, common: Mapping[str, Any]) -> None:
         f"wrote the dataset {options.out}; train on it with: glassgpt train PRESET --data {shlex.quote(str(options.out))} "
         f"--train.sequence-length {length}"
     )
+
+
+def _require_of_drawings(flags: MediaFlags) -> None:
+    """Check that no option is given that only documents with media have.
+
+    Raises:
+        UsageError: one is.
+    """
+    for name, default in vars(MediaFlags()).items():
+        if name not in ("draw", "fit", "max_pixels") and getattr(flags, name) != default:
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} cannot be combined with --draw, whose image tokenizer decides; remove it")

@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -48,6 +49,14 @@ class ImageTokenizer:
     def __init__(self, config: ImageTokenizerConfig, model: ImageAutoencoder) -> None:
         self.config, self.model = config, model.eval()
         self.device = next(model.parameters()).device
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of everything that determines codes and pictures: shape and weights."""
+        checksum = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            checksum.update(name.encode() + tensor.cpu().numpy().tobytes())
+        return checksum.hexdigest()
 
     @torch.inference_mode()
     def encode(self, pictures: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -36,7 +36,7 @@ EXTRA = "multimodal"
 
 
 @dataclass
-class _Reader:
+class DocumentReader:
     """Reads documents and stores their media.
 
     Attributes:
@@ -81,7 +81,7 @@ class _Reader:
         return _text_file(path)
 
 
-def _require_sources(names: Sequence[str]) -> None:
+def require_sources(names: Sequence[str]) -> None:
     """Check that sources exist and are of a kind that is read, before any of them is.
 
     Raises:
@@ -129,7 +129,7 @@ def prepare_multimodal(options: MultimodalOptions, observer: PrepareObserver | N
     observer = observer or PrepareObserver()
     if problems := options.problems():
         raise UsageError("\n".join(problems))
-    _require_sources((*options.sources, *options.validation_sources))
+    require_sources((*options.sources, *options.validation_sources))
     require_extra("PIL", EXTRA, "preparing pictures and sound")
     require_extra("soundfile", EXTRA, "preparing pictures and sound")
     template, template_origin = _template(options)
@@ -139,9 +139,9 @@ def prepare_multimodal(options: MultimodalOptions, observer: PrepareObserver | N
 
     with staged_folder(options.out, force=options.force, on_leftover=on_leftover) as (folder, scratch):
         media = MediaWriter(folder)
-        reader = _Reader(options, media, observer, BadRows(options.skip_bad), Remarks(), set())
+        reader = DocumentReader(options, media, observer, BadRows(options.skip_bad), Remarks(), set())
         try:
-            division, duplicates = _divided(reader)
+            division, duplicates = divided_documents(reader)
             tokenizer = _tokenizer(division, options, scratch, observer)
             written = WriteOptions(
                 options.geometry,
@@ -158,12 +158,16 @@ def prepare_multimodal(options: MultimodalOptions, observer: PrepareObserver | N
         finally:
             media.abort()
         write_samples(MultimodalDataset.open(folder), folder)
-    _report(reader, division)
+    report_reading(reader, division)
     return MultimodalDataset.open(options.out)
 
 
-def _divided(reader: _Reader) -> tuple[Division, int]:
-    """Return the documents by split, and the number of copies that were dropped."""
+def divided_documents(reader: DocumentReader) -> tuple[Division, int]:
+    """Return the documents by split, and the number of copies that were dropped.
+
+    Raises:
+        DataError: a source cannot be read, or there is no usable document.
+    """
     options = reader.options
     train = reader.read(options.sources)
     if not train:
@@ -199,7 +203,7 @@ def _tokenizer(division: Division, options: MultimodalOptions, scratch: Path, ob
     return tokenizer
 
 
-def _report(reader: _Reader, division: Division) -> None:
+def report_reading(reader: DocumentReader, division: Division) -> None:
     """Tell the observer what a user may want to know of the sources."""
     observer, bad_rows = reader.observer, reader.bad_rows
     if bad_rows.first:

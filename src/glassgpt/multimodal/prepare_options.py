@@ -94,11 +94,11 @@ class MultimodalOptions:
         is_other_training = is_training_spec(self.tokenizer) and not self.tokenizer.startswith("bpe:")
         if self.tokenizer == "bytes" or is_other_training or is_custom_spec(self.tokenizer):
             yield (
-                f"the tokenizer {self.tokenizer} cannot have the special tokens of --format multimodal; use bpe:SIZE, or gpt2"
+                f"the tokenizer {self.tokenizer} cannot have the special tokens of pictures and sound; use bpe:SIZE, or gpt2"
             )
         size, least = self.tokenizer.partition(":")[2], MIN_VOCAB_SIZE + len(BEGIN_TOKENS)
         if self.tokenizer.startswith("bpe:") and size.isdecimal() and int(size) < least:
-            yield f"the tokenizer is {self.tokenizer}; with --format multimodal its SIZE must be at least {least}"
+            yield f"the tokenizer is {self.tokenizer}; with pictures and sound its SIZE must be at least {least}"
 
     def recorded(self) -> dict[str, Any]:
         """Return the options that determine the content, as stored in the dataset."""

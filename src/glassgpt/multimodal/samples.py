@@ -33,9 +33,9 @@ def write_samples(dataset: MultimodalDataset, folder: Path) -> None:
         Image.fromarray(contact_sheet(tiles)).save(folder / SAMPLES_FILE)
 
 
-def contact_sheet(tiles: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Return pictures (height, width, 3) of any size side by side, in lines of `COLUMNS`, on gray."""
-    lines = [tiles[at : at + COLUMNS] for at in range(0, len(tiles), COLUMNS)]
+def contact_sheet(tiles: list[NDArray[np.uint8]], columns: int = COLUMNS) -> NDArray[np.uint8]:
+    """Return pictures (height, width, 3) of any size side by side, `columns` of them in a line, on gray."""
+    lines = [tiles[at : at + columns] for at in range(0, len(tiles), columns)]
     height = max(tile.shape[0] for tile in tiles) + GAP
     width = max(sum(tile.shape[1] + GAP for tile in line) for line in lines)
     sheet = np.full((height * len(lines) + GAP, width + GAP, 3), 128, dtype=np.uint8)

@@ -28,8 +28,8 @@ Version = tuple[int, int]
 def _plain_files(run: RunFolder) -> list[Path]:
     """Return the files of a run beside its checkpoints that belong on the store, in a fixed order."""
     return [
-        run.config, run.tokenizer, run.base, run.chat_template, run.metrics, run.abandoned, run.layers, run.events,
-        run.curve, run.report,
+        run.config, run.tokenizer, run.base, run.chat_template, run.drawing, run.metrics, run.abandoned, run.layers,
+        run.events, run.curve, run.report,
     ]  # fmt: skip
 
 

@@ -12,6 +12,8 @@ from glassgpt.data.folder_kinds import not_a_run
 from glassgpt.errors import CheckpointError, UsageError, WrongRunError
 from glassgpt.training.trackers.names import EXTRAS
 
+DRAWING_FILE = "drawing.json"
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -37,6 +39,11 @@ class RunFolder:
     def chat_template(self) -> Path:
         """The chat template of an imported model, in Jinja, if it has one."""
         return self.path / "chat_template.jinja"
+
+    @property
+    def drawing(self) -> Path:
+        """Meaning of the tokens of pictures, if the model draws; see `multimodal/drawing_tokens.py`."""
+        return self.path / DRAWING_FILE
 
     @property
     def metrics(self) -> Path:
@@ -135,7 +142,7 @@ class RunFolder:
             UnsafeFileError: a file of the run is a symbolic link, a FIFO or a device, or one of its folders is a link.
         """
         files = (
-            self.config, self.tokenizer, self.base, self.metrics, self.abandoned, self.layers, self.events, self.curve, self.report,
+            self.config, self.tokenizer, self.base, self.drawing, self.metrics, self.abandoned, self.layers, self.events, self.curve, self.report,
             self.compression, self.lock, *(self.checkpoints / pointer for pointer in ("latest", "best", "healthy")),
         )  # fmt: skip
         for folder in (self.checkpoints, self.snapshots, *self.trackers):

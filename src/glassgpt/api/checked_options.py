@@ -1,0 +1,58 @@
+"""Checks of what the methods of a loaded model are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any, TypeVar
+
+from glassgpt.errors import GenerationError
+from glassgpt.generation.arguments import GenerationArguments
+from glassgpt.generation.options import GenerationOptions, options_from_kwargs
+
+T = TypeVar("T")
+
+
+def until_exhausted(items: Iterator[T], held: ExitStack) -> Iterator[T]:
+    """Yield all items, then release what their prompts hold; the items are already checked."""
+    with held:
+        yield from items
+
+
+def single_sample(options: GenerationArguments) -> GenerationArguments:
+    """Return options as given.
+
+    Raises:
+        GenerationError: they ask for several samples.
+    """
+    if (count := options.get("num_samples", 1)) != 1:
+        raise GenerationError(
+            f"num_samples is {count}, but this method returns one text; use samples(…) or stream_chunks(…)"
+        )
+    return options
+
+
+def without_logprobs(options: Mapping[str, Any]) -> GenerationOptions:
+    """Return options that are given by name.
+
+    Raises:
+        GenerationError: a name is unknown, or they ask for log-probabilities.
+    """
+    parsed = options_from_kwargs(options)
+    if parsed.logprobs:
+        raise GenerationError(
+            f"logprobs is {parsed.logprobs}, but this method returns none; use explain(…, top={parsed.logprobs})"
+        )
+    return parsed
+
+
+def require_list(prompts: object) -> None:
+    """Check that prompts are several.
+
+    Raises:
+        GenerationError: they are a single string.
+    """
+    if isinstance(prompts, str):
+        raise GenerationError(
+            f"prompts is the string {prompts!r}; it must be a list of strings; for a single prompt use generate(…)"
+        )
