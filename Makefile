@@ -38,7 +38,7 @@ demo-code: $(READY)  ## train a small code model on Python's standard library, a
 EMOJI ?= runs/emoji-packages
 EMOJI_PACKAGES = emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 cldr-annotations-full@48.2.0 cldr-annotations-derived-full@48.2.0
 
-demo-pictures: $(READY)  ## train a model that names emoji in English and Korean, and have it name drawings in another style (npm downloads 150 MB)
+demo-pictures: $(READY)  ## train a model that names emoji in English and Korean, and one that draws them (npm downloads 150 MB)
 	sh tools/emoji_packages.sh $(EMOJI) $(EMOJI_PACKAGES)
 	$(BIN)/python tools/demo_pictures.py runs/demo-pictures $(EMOJI)
 
@@ -131,4 +131,4 @@ test-dist: dist ## install the wheel into an empty environment and run the main 
 	$(DIST)/bin/python tools/smoke_test.py
 
 clean:          ## remove the environment and all generated files
-	rm -rf $(VENV) $(NEWEST) $(DIST) .venv-clients .venv-litellm .venv-trackers .venv-export .venv-ray .venv-cloud build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo runs/demo-data runs/demo-chat runs/demo-chat-data runs/demo-chat-base runs/demo-code runs/demo-code-data runs/demo-pictures runs/demo-pictures-rows runs/demo-pictures-data $(EMOJI)
+	rm -rf $(VENV) $(NEWEST) $(DIST) .venv-clients .venv-litellm .venv-trackers .venv-export .venv-ray .venv-cloud build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo runs/demo-data runs/demo-chat runs/demo-chat-data runs/demo-chat-base runs/demo-code runs/demo-code-data runs/demo-pictures runs/demo-pictures-rows runs/demo-pictures-data runs/demo-pictures.png runs/demo-pictures-drawing* $(EMOJI)
