@@ -8,6 +8,7 @@ from named_media import SETTINGS
 from glassgpt import api
 from glassgpt.api.loaded_model import LoadedModel
 from glassgpt.api.multimodal import prompt_with_media
+from glassgpt.api.serving import load_weights
 from glassgpt.config import load_config
 from glassgpt.data.chat.batches import IGNORED, NEXT_STARTS
 from glassgpt.generation.engine.decoding import ChunkedPrefill
@@ -174,6 +175,7 @@ def test_a_run_keeps_how_it_sees(named_data, tmp_path):
     loaded = api.load(tmp_path / "run", device="cpu")
     assert loaded.model.multimodal.attention == "bidirectional"
     assert isinstance(loaded.decoding_model, WholeMedia)
+    assert isinstance(load_weights(tmp_path / "run", "best", "cpu", "auto", 2).model, WholeMedia)
     loaded.generate(images=[picture(0).data], max_tokens=2)
     assert loaded.decoding_model.token_embedding.n_added == 0
 
