@@ -38,6 +38,16 @@ def test_processes_share_the_cores(environment):
     assert environment["OMP_NUM_THREADS"] == "2"
 
 
+def test_a_short_spin_leaves_the_environment_as_it_was(environment):
+    environment.pop("GOMP_SPINCOUNT", None)
+    with openmp.short_spin():
+        assert environment["GOMP_SPINCOUNT"] == str(openmp.SPIN_COUNT)
+    assert "GOMP_SPINCOUNT" not in environment
+    environment["OMP_WAIT_POLICY"] = "ACTIVE"
+    with openmp.short_spin():
+        assert "GOMP_SPINCOUNT" not in environment
+
+
 def test_commands_set_the_defaults_before_torch_is_loaded():
     script = (
         "import os, sys; from glassgpt.cli import main\n"

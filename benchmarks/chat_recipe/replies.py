@@ -22,7 +22,7 @@ from pathlib import Path
 
 import prompts as ours
 
-from glassgpt.api.loading import load
+from glassgpt.api.load_run import load
 from glassgpt.api.serving import chat_template
 from glassgpt.evaluation.chat.gsm8k import load_gsm8k
 from glassgpt.evaluation.chat.ifeval import Instruction, load_ifeval

@@ -57,7 +57,7 @@ _MODULES = {
     "GenerationArguments": "glassgpt.generation.arguments",
     "GenerationOptions": "glassgpt.generation.options",
     "LoadedModel": "glassgpt.api",
-    "load": "glassgpt.api",
+    "load": "glassgpt.api.load_run",
     "train": "glassgpt.api",
     "RunConfig": "glassgpt.config",
     "load_config": "glassgpt.config",

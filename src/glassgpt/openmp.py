@@ -15,7 +15,8 @@ import ctypes
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,6 +42,22 @@ def set_openmp_defaults(processes: int = 1) -> None:
         os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
     if os.environ.get(THREADS) in (None, _own_threads):
         _own_threads = os.environ[THREADS] = str(max(1, usable_cores() // processes))
+
+
+@contextmanager
+def short_spin() -> Generator[None]:
+    """Run a block that imports torch, whose threads then wait as those of commands do, unless the user has set how.
+
+    The environment is as before afterwards: OpenMP has read it by then.
+    """
+    if any(name in os.environ for name in WAITING):
+        yield
+        return
+    os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
+    try:
+        yield
+    finally:
+        os.environ.pop("GOMP_SPINCOUNT", None)
 
 
 def in_short_thread(work: Callable[[], T]) -> T:

@@ -386,9 +386,11 @@ def test_decomposed_prompts_are_noted_and_composed(capsys):
 def test_generate_does_not_import_the_compiler(nano_run):
     """PyTorch's compiler and its sharded tensors take longer to import than a small model to answer."""
     script = (
-        "import sys; from glassgpt.cli import main\n"
+        "import gc, sys; from glassgpt.cli import main\n"
         f"main(['generate', {str(nano_run)!r}, '--prompt', 'a', '--max-tokens', '1'])\n"
-        "print({'torch', 'torch._dynamo', 'torch.distributed.tensor', 'transformers'} & sys.modules.keys())"
+        "assert gc.isenabled() and gc.get_freeze_count()\n"
+        "slow = {'torch._dynamo', 'torch._inductor', 'torch.distributed.tensor', 'sympy', 'matplotlib', 'PIL', 'transformers'}\n"
+        "print({'torch', *slow} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "{'torch'}", done.stderr

@@ -2,10 +2,12 @@
 
 import hashlib
 import os
+import sys
 
 import pytest
 import torch
 
+from glassgpt.api import load
 from glassgpt.errors import CheckpointError
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
@@ -45,6 +47,29 @@ def test_a_file_that_changed_since_is_hashed_again(file):
     checksums._started[file].is_done.wait(10)
     file.write_bytes(b"other")
     assert checksums.sha256(file) == expected(file)
+
+
+def test_a_file_is_hashed_ahead_once_unless_it_changes(file, monkeypatch):
+    computed = []
+    monkeypatch.setattr(checksums, "_compute", lambda path: computed.append(path) or str(len(computed)))
+    for _ in range(2):
+        checksums.start_hashing([file])
+        assert checksums._started[file].is_done.wait(10)
+    assert len(computed) == 1
+    file.write_bytes(b"other")
+    checksums.start_hashing([file])
+    assert checksums.sha256(file) == "2"
+
+
+def test_loading_begins_to_hash_before_anything_that_takes_long(tmp_path, monkeypatch):
+    run, checkpoint = run_with_optimizer(tmp_path)
+    run.config.write_text("")
+    monkeypatch.setitem(sys.modules, "glassgpt.api.loading", None)
+    with pytest.raises(ImportError):
+        load(run.path)
+    assert checkpoint.absolute() / "model.safetensors" in checksums._started
+    with pytest.raises(ImportError):  # what is wrong with a checkpoint is reported by who loads it
+        load(run.path, checkpoint="step-000099")
 
 
 def test_an_unreadable_file_is_reported_to_who_asks(file, monkeypatch):

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from glassgpt.api.finetuning import FinetuningResult, finetune, import_adapter, merge
     from glassgpt.api.generation import bench_generate
     from glassgpt.api.interchange import export, import_
+    from glassgpt.api.load_run import load
     from glassgpt.api.loaded_model import LoadedModel
-    from glassgpt.api.loading import held_out_dataset, load, load_for_generation, load_with_dataset
+    from glassgpt.api.loading import held_out_dataset, load_for_generation, load_with_dataset
     from glassgpt.api.preferences import PreferenceResult, tune_preferences
     from glassgpt.api.retrieval import evaluate_index, index_documents
     from glassgpt.api.runs import resumed_config, save_as_run
@@ -94,7 +95,7 @@ _MODULES = {
     "import_": "glassgpt.api.interchange",
     "LoadedModel": "glassgpt.api.loaded_model",
     "held_out_dataset": "glassgpt.api.loading",
-    "load": "glassgpt.api.loading",
+    "load": "glassgpt.api.load_run",
     "load_for_generation": "glassgpt.api.loading",
     "load_with_dataset": "glassgpt.api.loading",
     "PreferenceResult": "glassgpt.api.preferences",

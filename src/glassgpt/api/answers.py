@@ -9,8 +9,8 @@ from typing import Any
 
 from glassgpt import console
 from glassgpt.api.figures import report_figures
+from glassgpt.api.load_run import load
 from glassgpt.api.loaded_model import LoadedModel
-from glassgpt.api.loading import load
 from glassgpt.api.serving import chat_template
 from glassgpt.data.chat.chat_template import TRANSCRIPT
 from glassgpt.data.chat.jinja_template import Template

@@ -8,8 +8,8 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
+from glassgpt.api.load_run import load
 from glassgpt.api.loaded_model import LoadedModel
-from glassgpt.api.loading import load
 from glassgpt.api.multimodal import require_encoders
 from glassgpt.api.serving import chat_template
 from glassgpt.data.chat.jinja_template import Template

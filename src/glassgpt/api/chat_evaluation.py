@@ -10,7 +10,7 @@ from typing import Any
 
 from glassgpt import console
 from glassgpt.api.figures import report_figures
-from glassgpt.api.loading import load
+from glassgpt.api.load_run import load
 from glassgpt.api.serving import chat_template, default_slots
 from glassgpt.data.chat.jinja_template import JinjaTemplate, Template, marked_template
 from glassgpt.data.chat.render import render

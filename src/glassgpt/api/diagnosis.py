@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from glassgpt.api.loading import load
+from glassgpt.api.load_run import load
 from glassgpt.api.preference_data import checked_lineage, open_data
 from glassgpt.api.runs import trainer_config
 from glassgpt.config import RunConfig, load_config, preset_names, resolve_config

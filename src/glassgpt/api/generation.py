@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from glassgpt import console
-from glassgpt.api.loading import load
+from glassgpt.api.load_run import load
 from glassgpt.config import load_config
 from glassgpt.device import pick_device
 from glassgpt.errors import UsageError

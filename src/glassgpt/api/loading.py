@@ -1,9 +1,10 @@
-"""Loading a run: its model and tokenizer, its dataset, and a draft model."""
+"""Loading a run: its model and tokenizer, its dataset, and a draft model; `load` is in `load_run`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from glassgpt.api.load_run import load
 from glassgpt.api.loaded_model import LoadedModel
 from glassgpt.config import held_out_folder, load_config
 from glassgpt.data.chat.dataset import open_dataset
@@ -28,30 +29,6 @@ from glassgpt.training.checkpoint import find_checkpoint, list_checkpoints, load
 from glassgpt.training.run_folder import RunFolder
 
 
-def load(
-    run: str | Path,
-    *,
-    checkpoint: str = "best",
-    device: str = "auto",
-    precision: Precision = "auto",
-    batch_size: int = 1,
-) -> LoadedModel:
-    """Load a run's model.
-
-    Args:
-        run: the run's folder.
-        checkpoint: `best` (the latest, if none was validated), `latest`, or `step-NNNNNN`, a checkpoint or snapshot.
-        device: `auto`, `cpu`, `cuda` or `mps`.
-        precision: of the weights during generation: `auto`, `float32`, `bfloat16` or `int8`.
-        batch_size: number of sequences at once for which generation is optimized.
-
-    Raises:
-        CheckpointError: the run or the checkpoint does not exist, or the checkpoint is damaged.
-        TokenizerError: the run's tokenizer is not the one that the model was trained with.
-    """
-    return load_checkpoint(run, checkpoint, device, precision, batch_size)[0]
-
-
 def load_checkpoint(
     run: str | Path,
     checkpoint: str,
@@ -68,9 +45,9 @@ def load_checkpoint(
         verified: folder of the checkpoint, if it is verified already.
     """
     folder = RunFolder(Path(run)).require()
+    tokenizer = load_tokenizer(folder.tokenizer)  # while a thread computes the checksums of the weights
     path = find_checkpoint(folder, checkpoint) if verified is None else verified
     state = read_state(path)
-    tokenizer = load_tokenizer(folder.tokenizer)
     if tokenizer.fingerprint != state.tokenizer_fingerprint:
         raise TokenizerError(f"{folder.tokenizer} is not the tokenizer that {path.name} was trained with")
     model = load_model(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from glassgpt.adaptation.memory import count_trainable, finetuning_memory
 from glassgpt.adaptation.show import print_memory, print_pairs
-from glassgpt.api.loading import load
+from glassgpt.api.load_run import load
 from glassgpt.api.preference_data import open_preferences
 from glassgpt.api.training import check, train
 from glassgpt.config import RunConfig

@@ -11,6 +11,7 @@ from glassgpt import console
 from glassgpt.cli.chat_evaluation import require_no_text_options
 from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer, require_template_file
 from glassgpt.errors import UsageError
+from glassgpt.lazy import import_for_good
 
 
 def ask(
@@ -71,8 +72,9 @@ def ask(
     RunFolder(model).require()
     require_template_file(chat_template)
     require_checkpoint_and_hash(RunFolder(model), checkpoint)
+    import_for_good("glassgpt.api.loading")  # loads torch, which takes seconds
 
-    from glassgpt import api  # loads torch, which takes seconds
+    from glassgpt import api
     from glassgpt.api.serving import chat_template as template_of
     from glassgpt.retrieval.show_answers import answer_json, choice_json, show_answer, show_choice
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from glassgpt import console
 from glassgpt.cli.shared import Checkpoint, Device, require_template_file
 from glassgpt.errors import GlassGPTError, UsageError
+from glassgpt.lazy import import_for_good
 
 if TYPE_CHECKING:
     from glassgpt.serving.chat_session import ChatBackend, ChatSession
@@ -86,6 +87,7 @@ def _run(model: str, template: Path | None, checkpoint: str, device: str, precis
     RunFolder(Path(model)).require()
     require_template_file(template)
     require_checkpoint_and_hash(RunFolder(Path(model)), checkpoint)
+    import_for_good("glassgpt.api.loading")  # loads torch, which takes seconds
 
     from glassgpt.api.chat import load_chat
 

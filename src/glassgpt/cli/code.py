@@ -9,6 +9,7 @@ from typing import Literal
 from glassgpt import console
 from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer
 from glassgpt.errors import UsageError, require_extra
+from glassgpt.lazy import import_for_good
 
 
 def complete(
@@ -73,8 +74,9 @@ def complete(
         raise UsageError(f"--test-seconds is {test_seconds}; it must be positive")
     command = check_test(test, file, Path.cwd()) if test else []
     require_checkpoint_and_hash(run, checkpoint)
+    import_for_good("glassgpt.api.loading")  # loads torch, which takes seconds
 
-    from glassgpt import api  # loads torch, which takes seconds
+    from glassgpt import api
     from glassgpt.code.isolation import Limits, Outcome
     from glassgpt.code.project_test import run_tests
     from glassgpt.code.show import candidates_json, show_candidates

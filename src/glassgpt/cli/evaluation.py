@@ -14,6 +14,7 @@ from glassgpt.cli.code_evaluation import evaluate_code, require_code
 from glassgpt.cli.index_evaluation import evaluate_an_index
 from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer, Run
 from glassgpt.errors import UsageError
+from glassgpt.lazy import import_for_good
 
 HELD_OUT = Group("Held-out text", sort_key=1)
 GENERATED = Group("Generated text", sort_key=2)
@@ -190,8 +191,9 @@ def evaluate(
         if name.strip().endswith(".toml"):
             load_generation_preset(name.strip())
     require_checkpoint_and_hash(RunFolder(run), checkpoint)
+    import_for_good("glassgpt.api.loading")  # loads torch, which takes seconds
 
-    from glassgpt import api  # loads torch, which takes seconds
+    from glassgpt import api
     from glassgpt.evaluation.compare import parse_settings_list
     from glassgpt.evaluation.evaluate import EvaluationRequest
     from glassgpt.evaluation.held_out import PromptOptions
@@ -267,6 +269,7 @@ def sweep_decoding(
     path = out or run / f"decoding-{purpose}.toml"
     check_output_path("--out", path, (".toml",), force=force)
     require_checkpoint_and_hash(RunFolder(run), checkpoint)
+    import_for_good("glassgpt.api.loading")  # loads torch, which takes seconds
 
     from glassgpt import api
     from glassgpt.api.evaluation import require_sample_count

@@ -35,6 +35,7 @@ from glassgpt.cli.shared import (
 from glassgpt.errors import GenerationError, GenerationFailedError, GlassGPTError, UsageError
 from glassgpt.generation.processors.base import CONTENT
 from glassgpt.generation.processors.custom import PARAMETERS
+from glassgpt.lazy import import_for_good
 
 if TYPE_CHECKING:
     from glassgpt.api import LoadedModel
@@ -133,8 +134,9 @@ def generate(
         check_media(run, image, audio)
     processors = _own_processors(processor)
     require_checkpoint_and_hash(RunFolder(run), checkpoint)
+    import_for_good("glassgpt.api.loading")  # loads torch, which takes seconds
 
-    from glassgpt import api  # loads torch, which takes seconds
+    from glassgpt import api
     from glassgpt.generation.engine.prompt import random_seed
 
     # A search has its own defaults; everything else samples, with a seed that can be reported.

@@ -26,6 +26,7 @@ from glassgpt.cli.shared import (
     shown_run,
 )
 from glassgpt.errors import GlassGPTError, UsageError, require_extra
+from glassgpt.lazy import import_for_good
 
 if TYPE_CHECKING:
     from glassgpt.api import LoadedModel
@@ -110,8 +111,9 @@ def inspect(
         for package in ("starlette", "uvicorn"):
             require_extra(package, "serve", "the page in the browser")
     require_checkpoint_and_hash(RunFolder(run), checkpoint)
+    import_for_good("glassgpt.api.loading")  # loads torch, which takes seconds
 
-    from glassgpt import api  # loads torch, which takes seconds
+    from glassgpt import api
     from glassgpt.api.multimodal import media_before
     from glassgpt.data.remarks import spelled_special_tokens
     from glassgpt.inspection.checkpoint_traces import CheckpointTraces

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from glassgpt.data.files import regular_only
+from glassgpt.errors import GlassGPTError
 from glassgpt.training.checkpoint_layout import (
     OPTIMIZER,
     list_checkpoints,
@@ -53,7 +54,15 @@ def require_checkpoint_and_hash(run: RunFolder, which: str) -> None:
         which: see `require_checkpoint`, as for the errors.
     """
     require_checkpoint(run, which)
-    with suppress(OSError):  # a run that is being trained has pruned the checkpoint since
+    begin_hashing(run, which)
+
+
+def begin_hashing(run: RunFolder, which: str) -> None:
+    """Begin to compute the checksums of what a model is loaded from, as `require_checkpoint_and_hash` does.
+
+    Errors are left to whoever loads it: a checkpoint does not exist, or was pruned since.
+    """
+    with suppress(OSError, GlassGPTError):
         start_hashing(_files_to_load(run, which))
 
 
@@ -70,8 +79,9 @@ def _files_to_load(run: RunFolder, which: str) -> list[Path]:
 
 
 def start_hashing(paths: Iterable[Path]) -> None:
-    """Begin to compute the checksums of existing files in a thread; `sha256` returns each of them once."""
+    """Begin to compute the checksums of existing files in a thread, unless it is begun; `sha256` returns each of them once."""
     begun = [(path.absolute(), _Hash(path)) for path in paths]
+    begun = [(path, each) for path, each in begun if path not in _started or _started[path].version != each.version]
     _started.update(begun)
     threading.Thread(target=_hash_all, args=(begun,), name="glassgpt-checksums", daemon=True).start()
 

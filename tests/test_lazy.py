@@ -1,0 +1,38 @@
+"""Imports that are put off, and imports without garbage collection."""
+
+import gc
+import sys
+
+import pytest
+
+from glassgpt import lazy
+from glassgpt.lazy import import_for_good, lazy_attribute, without_collecting
+
+
+def test_an_attribute_comes_from_its_module():
+    assert lazy_attribute("a", {"pi": "math"}, "pi") == pytest.approx(3.14159, abs=1e-4)
+    with pytest.raises(AttributeError, match=r"module 'a' has no attribute 'tau'; use pi$"):
+        lazy_attribute("a", {"pi": "math"}, "tau", "; use pi")
+
+
+@pytest.mark.parametrize("was_enabled", [True, False])
+def test_garbage_is_not_collected_within_the_block_only(was_enabled):
+    before = gc.isenabled()
+    (gc.enable if was_enabled else gc.disable)()
+    try:
+        with without_collecting():
+            assert not gc.isenabled()
+        assert gc.isenabled() == was_enabled
+    finally:
+        (gc.enable if before else gc.disable)()
+
+
+def test_objects_are_frozen_when_a_module_is_new(monkeypatch):
+    frozen = []
+    monkeypatch.setattr(lazy.gc, "freeze", lambda: frozen.append(gc.isenabled()))
+    import_for_good("glassgpt.errors")
+    assert frozen == []
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    monkeypatch.setattr(lazy, "import_module", lambda name: sys.modules.setdefault(name, sys))
+    import_for_good("this")
+    assert frozen == [gc.isenabled()]
