@@ -1,4 +1,4 @@
-"""Imports that are put off, and imports without garbage collection."""
+"""Deferred imports, and imports without garbage collection."""
 
 import gc
 import sys

@@ -1,4 +1,4 @@
-"""Imports that are put off, and imports of large packages. A base module: it imports nothing of this package."""
+"""Deferred imports, and imports of large packages. A base module: it imports nothing of this package."""
 
 from __future__ import annotations
 

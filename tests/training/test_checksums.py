@@ -68,7 +68,7 @@ def test_loading_begins_to_hash_before_anything_that_takes_long(tmp_path, monkey
     with pytest.raises(ImportError):
         load(run.path)
     assert checkpoint.absolute() / "model.safetensors" in checksums._started
-    with pytest.raises(ImportError):  # what is wrong with a checkpoint is reported by who loads it
+    with pytest.raises(ImportError):  # a missing checkpoint is reported when it is loaded
         load(run.path, checkpoint="step-000099")
 
 
