@@ -23,7 +23,7 @@ def updated(text: str) -> str:
 
 def _with_signature(match: re.Match[str]) -> str:
     name = match[1]
-    found: Any = vars(glassgpt.LoadedModel).get(name) or getattr(glassgpt, name)
+    found: Any = getattr(glassgpt.LoadedModel, name, None) or getattr(glassgpt, name)
     return f"{name}`\n```\n{signature(found)}\n```\n"
 
 

@@ -18,9 +18,7 @@ TEXT = PAGE.read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^### `(.+?)`\n(.*?)(?=^##|\Z)", TEXT, re.MULTILINE | re.DOTALL))
 PUBLIC = [name for name in glassgpt.__all__ if not name.startswith("__")]
 METHODS = [
-    name
-    for name, member in vars(glassgpt.LoadedModel).items()
-    if inspect.isfunction(member) and not name.startswith("_")
+    name for name, member in inspect.getmembers(glassgpt.LoadedModel, inspect.isfunction) if not name.startswith("_")
 ]
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 
 import pytest
 
@@ -230,7 +230,7 @@ def test_coroutine_of_a_broken_engine_cancels_nothing_in_the_next_one(m):
     prompts, options = [encode_prompt(m.model, m.tokenizer, "a", GenerationOptions())], GenerationOptions(max_tokens=3)
 
     async def main():
-        first, second = _Listener(prompts, options), _Listener(prompts, options)
+        first, second = (_Listener(nullcontext(prompts), options, 1) for _ in range(2))
         engine._accept(first)
         engine._fail_all(RuntimeError("the device is lost"))
         engine._accept(second)
@@ -251,7 +251,8 @@ def test_engine_that_cannot_be_built_is_an_error_in_the_coroutine(m):
 
     async def main():
         options = GenerationOptions()
-        return [chunk async for chunk in engine.stream([encode_prompt(m.model, m.tokenizer, "a", options)], options)]
+        ids = [encode_prompt(m.model, m.tokenizer, "a", options)]
+        return [chunk async for chunk in engine.stream(nullcontext(ids), options, 1)]
 
     with pytest.raises(GenerationError, match="out of memory"):
         asyncio.run(main())

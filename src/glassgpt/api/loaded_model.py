@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, aclosing
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
+from glassgpt.api.async_generation import AsyncGeneration
 from glassgpt.api.checked_options import require_list, single_sample, until_exhausted, without_logprobs
 from glassgpt.api.drawing import draw_pictures
 from glassgpt.api.multimodal import (
@@ -22,11 +23,9 @@ from glassgpt.api.multimodal import (
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError, WrongTokenizerError
 from glassgpt.generation.arguments import GenerationArguments
-from glassgpt.generation.async_engine import AsyncEngine
 from glassgpt.generation.decoding_trace import DecodingTrace, generate_with_traces
-from glassgpt.generation.engine.engine import Engine
-from glassgpt.generation.engine.output import Completion, Sample, SampleCollector, TokenChunk
-from glassgpt.generation.engine.prompt import Prompt, encode_prompt
+from glassgpt.generation.engine.output import Completion, Sample, TokenChunk
+from glassgpt.generation.engine.prompt import Prompt
 from glassgpt.generation.engine.speculative import SpeculativeDecoding
 from glassgpt.generation.options import GenerationOptions, options_from_kwargs
 from glassgpt.generation.precision import Precision, prepare_for_decoding
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LoadedModel:
+class LoadedModel(AsyncGeneration):
     """A model with its tokenizer, ready to generate.
 
     Keyword arguments called `options` are those of `GenerationOptions` (`max_tokens`, `temperature`, `seed`, …). The methods
@@ -148,73 +147,6 @@ class LoadedModel:
             found = iter_completions(self.decoding_model, self.tokenizer, encoded, parsed, strategy)
             named = (replace(each, prompt=text_of(prompts[each.index])) for each in found)
             return until_exhausted(named, stack.pop_all())
-
-    @functools.cached_property
-    def async_engine(self) -> AsyncEngine:
-        """The engine that all coroutines share; created at first use."""
-        return AsyncEngine(lambda: Engine(self.decoding_model, self.tokenizer))
-
-    async def agenerate(self, prompt: str | None = None, **options: Unpack[GenerationArguments]) -> str:
-        """Return the continuation of a prompt, like `generate`, without blocking the event loop.
-
-        Raises:
-            GenerationError: the prompt or an option is invalid.
-        """
-        return (await self.agenerate_many([prompt], **options))[0]
-
-    async def agenerate_many(self, prompts: Sequence[str | None], **options: Unpack[GenerationArguments]) -> list[str]:
-        """Return the continuation of each prompt; see `aiterate_many`."""
-        completions = [completion async for completion in self.aiterate_many(prompts, **single_sample(options))]
-        return [completion.text for completion in sorted(completions, key=lambda completion: completion.index)]
-
-    def aiterate_many(
-        self, prompts: Sequence[str | None], **options: Unpack[GenerationArguments]
-    ) -> AsyncGenerator[Completion, None]:
-        """Yield the continuation of each prompt as soon as it is complete, for `async for`; see `iterate_many`.
-
-        The prompts join the batch that the engine is working on, so that coroutines do not wait for each other. A coroutine
-        that is cancelled or stops iterating frees its places in the batch.
-
-        Raises:
-            GenerationError: a prompt or an option is invalid; raised before anything is generated.
-        """
-        require_list(prompts)
-        chunks, parsed = self._request(prompts, options)
-
-        async def completions() -> AsyncGenerator[Completion, None]:
-            collector = SampleCollector(len(prompts), parsed.num_samples)
-            async with aclosing(chunks):
-                async for chunk in chunks:
-                    if (found := collector.add(chunk)) is not None:
-                        yield Completion(found[0], prompts[found[0]], found[1])
-
-        return completions()
-
-    def astream(self, prompt: str | None = None, **options: Unpack[GenerationArguments]) -> AsyncGenerator[str, None]:
-        """Yield the continuation piece by piece, for `async for`; see `stream` and `aiterate_many`."""
-        chunks, _ = self._request([prompt], single_sample(options))
-
-        async def pieces() -> AsyncGenerator[str, None]:
-            async with aclosing(chunks):
-                async for chunk in chunks:
-                    if chunk.text:
-                        yield chunk.text
-
-        return pieces()
-
-    def _request(
-        self, prompts: Sequence[str | None], options: Mapping[str, Any]
-    ) -> tuple[AsyncGenerator[TokenChunk, None], GenerationOptions]:
-        """Return the chunks of a request to the shared engine, and its options, all of them checked."""
-        if "strategy" in options:
-            raise GenerationError(
-                "strategy cannot be given here: coroutines share an engine that samples; "
-                "use await asyncio.to_thread(m.generate, prompt, strategy=…)"
-            )
-        parsed = without_logprobs(options)
-        parsed.check()
-        encoded = [encode_prompt(self.model, self.tokenizer, prompt, parsed) for prompt in prompts]
-        return self.async_engine.stream(encoded, parsed), parsed
 
     def samples(
         self,

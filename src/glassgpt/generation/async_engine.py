@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 
 from glassgpt.errors import GenerationFailedError, RequestError
@@ -17,22 +17,28 @@ from glassgpt.generation.engine.output import TokenChunk
 from glassgpt.generation.engine.worker import EngineWorker
 from glassgpt.generation.options import GenerationOptions
 
+Prompts = AbstractContextManager[Sequence[Sequence[int]]]
+"""Yields the token ids of prompts, which are valid within its `with` block."""
+
 
 class _Listener:
     """The requests of one coroutine.
 
     Args:
-        prompts: token ids of each.
+        prompts: yields the token ids of each, which are valid until the requests are complete or cancelled.
         options: of all of them.
+        samples_left: samples of all requests.
 
     Attributes:
         engine: that has the requests; None before they are submitted.
+        held: what the prompts need while they are in the engine, to be closed by its thread.
         requests: ids of the requests in that engine. Another engine gives the same ids to other requests.
         queue: what the coroutine waits for: chunks, or the error that ended its requests.
     """
 
-    def __init__(self, prompts: Sequence[Sequence[int]], options: GenerationOptions) -> None:
-        self.prompts, self.options = prompts, options
+    def __init__(self, prompts: Prompts, options: GenerationOptions, samples_left: int) -> None:
+        self.prompts, self.options, self.samples_left = prompts, options, samples_left
+        self.held = ExitStack()
         self.engine: Engine | None = None
         self.requests: list[int] = []
         self.queue: asyncio.Queue[list[TokenChunk] | Exception] = asyncio.Queue()
@@ -78,13 +84,14 @@ class AsyncEngine(EngineWorker[_Prompt]):
         self._listeners: set[_Listener] = set()  # of all coroutines that wait
 
     async def stream(
-        self, prompts: Sequence[Sequence[int]], options: GenerationOptions
+        self, prompts: Prompts, options: GenerationOptions, count: int
     ) -> AsyncGenerator[TokenChunk, None]:
         """Yield the chunks of all samples of several prompts as they are generated.
 
         Args:
-            prompts: token ids of each; see `encode_prompt`.
+            prompts: yields the token ids of each; see `encode_prompt`. It is entered and left in the background thread.
             options: checked options. Without a seed, each prompt gets a random one.
+            count: number of prompts.
 
         Yields:
             Chunks whose `request` is the index of the prompt.
@@ -93,8 +100,8 @@ class AsyncEngine(EngineWorker[_Prompt]):
             GenerationError: see `Engine.submit` and `Engine.step`; other coroutines are not affected by an error that
                 concerns these prompts only.
         """
-        listener = _Listener(prompts, options)
-        n_missing = len(prompts) * options.num_samples
+        n_missing = count * options.num_samples
+        listener = _Listener(prompts, options, n_missing)
         if not n_missing:
             return
         self._listeners.add(listener)
@@ -121,7 +128,7 @@ class AsyncEngine(EngineWorker[_Prompt]):
         """Submit the requests of a coroutine."""
         try:
             engine = listener.engine = self._engine = self._engine or self._build()
-            for index, prompt in enumerate(listener.prompts):
+            for index, prompt in enumerate(listener.held.enter_context(listener.prompts)):
                 request = engine.prepare(prompt, listener.options)
                 listener.requests.append(request.id)
                 self._submit(engine, request, _Prompt(listener, index, listener.options.num_samples))
@@ -134,6 +141,7 @@ class AsyncEngine(EngineWorker[_Prompt]):
         if listener.engine is self._engine:
             for request in listener.requests:
                 self._cancel(request)
+        listener.held.close()
 
     def _deliver(self, chunks: Sequence[TokenChunk]) -> None:
         items: dict[_Listener, list[TokenChunk]] = {}
@@ -141,6 +149,9 @@ class AsyncEngine(EngineWorker[_Prompt]):
             receiver = self._receivers[chunk.request]
             if chunk.finish_reason is not None:
                 self._sample_complete(chunk.request)
+                receiver.listener.samples_left -= 1
+                if not receiver.listener.samples_left:
+                    receiver.listener.held.close()
             chunk.request = receiver.index
             items.setdefault(receiver.listener, []).append(chunk)
         for listener, item in items.items():
@@ -159,11 +170,13 @@ class AsyncEngine(EngineWorker[_Prompt]):
         listeners = dict.fromkeys(receiver.listener for receiver in self._receivers.values())
         self._receivers.clear()
         for listener in listeners:
+            listener.held.close()
             listener.put(error)
 
     def _end(self) -> None:
         if self.failure is not None:
             for listener in self._listeners.copy():  # those whose command is still queued, too
+                listener.held.close()
                 listener.put(self._ended())
 
     def _ended(self) -> GenerationFailedError:
