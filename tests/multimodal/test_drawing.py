@@ -15,6 +15,7 @@ import glassgpt
 from glassgpt.data.chat.dataset import open_dataset
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import load_tokenizer, train_tokenizer
+from glassgpt.diagnosis.checks.data import check_tokenizer_fit
 from glassgpt.errors import CheckpointError, DataError, GenerationError, WrongTokenizerError
 from glassgpt.generation.plain import generate_tokens
 from glassgpt.multimodal.drawing import CodesOnly, drawing_prompt, drawing_sheet
@@ -180,6 +181,15 @@ def test_options_hold_the_image_tokenizer(drawing_data, image_tokenizer):
     record = recorded_drawing(drawing_data)
     assert record == DrawingRecord(load_image_tokenizer(image_tokenizer).fingerprint, 4, 12, str(image_tokenizer))
     assert "geometry" not in TokenDataset.open(drawing_data).info.options
+
+
+def test_doctor_counts_the_tokens_of_captions_alone(drawing_data):
+    dataset = TokenDataset.open(drawing_data)
+    captions = [caption for caption, _ in documents(dataset, "train")]
+    tokens = sum(1 + len(dataset.tokenizer.encode(caption)) for caption in captions)
+    fit = check_tokenizer_fit(dataset)
+    assert fit.measurements["bytes"] == sum(map(len, captions)) / tokens
+    assert not fit.findings
 
 
 def test_captions_of_a_picture_are_on_one_side(tmp_path, image_tokenizer):

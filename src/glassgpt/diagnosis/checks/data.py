@@ -13,6 +13,7 @@ from glassgpt.data.batches import Batches
 from glassgpt.data.chat.batches import ConversationTokens
 from glassgpt.data.chat.rows import SUPERVISED
 from glassgpt.data.shards import SPLITS, TokenArray, TokenDataset
+from glassgpt.data.summary import DatasetSummary
 from glassgpt.data.tokenizers.printable import printable
 from glassgpt.diagnosis.findings import CheckResult, Finding, Severity
 from glassgpt.diagnosis.ngram_baseline import NGramBaseline, ngram_baseline
@@ -227,7 +228,7 @@ def _quote(dataset: TokenDataset, tokens: Tokens) -> str:
 def check_tokenizer_fit(dataset: TokenDataset) -> CheckResult:
     """Check that the tokenizer suits the text: bytes per token, and how much of the vocabulary is used."""
     info = dataset.info
-    bytes_per_token = info.train.bytes / max(1, info.train.tokens)
+    bytes_per_token = info.train.bytes / max(1, _text_tokens(info))
     findings: list[Finding] = []
     if info.vocab_size > LARGE_VOCABULARY and bytes_per_token < MIN_BYTES_PER_TOKEN:
         values = {
@@ -241,6 +242,12 @@ def check_tokenizer_fit(dataset: TokenDataset) -> CheckResult:
         findings.append(Finding("GG-DAT-009", "note", values))
     measured = {"bytes": bytes_per_token, "used": info.vocabulary_used, "all": info.vocab_size}
     return CheckResult("tokenizer fit", "used", measured, tuple(findings))
+
+
+def _text_tokens(info: DatasetSummary) -> int:
+    """Return the number of training tokens without those of pictures, which stand for no text; see `prepare --draw`."""
+    drawn = info.options.get("image_tokenizer")
+    return info.train.tokens - (info.train.documents * (drawn["positions"] + 1) if drawn else 0)
 
 
 def dataset_baseline(dataset: TokenDataset, max_tokens: int = MAX_TOKENS // 4) -> NGramBaseline:
