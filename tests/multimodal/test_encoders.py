@@ -92,6 +92,45 @@ def test_patches_that_overlap_equal_their_readable_reference(overlap):
         )
 
 
+def test_convolutions_equal_their_readable_reference():
+    model = multimodal(config=dataclasses.replace(CONFIG, stem_width=4))
+    with torch.no_grad():
+        for parameter in model.encoder("image").parameters():  # the last layers of blocks start at zero
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
+        inputs, firsts = row_of([1, picture(3), 2, picture(4)])
+        vectors = model.vectors(inputs)[0]
+        for first, item in zip(firsts, (picture(3), picture(4)), strict=True):
+            expected = readable(model, item)
+            torch.testing.assert_close(vectors[first : first + len(expected)], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_convolutions_have_matrices_for_the_optimizer_and_learn():
+    model = multimodal("modern", dataclasses.replace(CONFIG, stem_width=4)).train()
+    kinds = model.parameter_kinds()
+    assert kinds["encoders.image.patch.halvings.0.weight"] == "matrix"
+    assert kinds["encoders.image.patch.halvings.0.bias"] == "vector"
+    assert kinds.keys() == {name for name, _ in model.named_parameters()}
+    before = model.encoder("image").patch.first.weight.clone()
+    groups = parameter_groups(model, OptimizerConfig())
+    optimizer = torch.optim.AdamW([{"params": group["params"]} for group in groups.values()], lr=1e-2, weight_decay=0.0)
+    inputs, _ = row_of([1, picture(1), 2])
+    for _ in range(2):  # the first step moves the layers that start at zero
+        optimizer.zero_grad()
+        model(inputs)[0, -1].square().sum().backward()
+        optimizer.step()
+    assert (model.encoder("image").patch.first.weight - before).abs().max() > 1e-4
+
+
+def test_simplified_pictures_keep_their_edges():
+    torch.manual_seed(0)
+    edge = torch.zeros(200, 3, 8, 8)
+    edge[..., 4:] = 1
+    assert torch.allclose(image_augmentation.simplified(edge, 2.0), edge, atol=1e-6)
+    thick = image_augmentation.thickened(edge, 2.0)
+    assert torch.equal(thick[..., :3], edge[..., :3])
+    assert thick[..., 3:5].unique().numel() > 20
+
+
 def test_a_batch_equals_its_rows_alone_even_where_a_row_ends_within_a_medium():
     model = multimodal()
     one, _ = row_of([1, picture(1), 2, sound(1), 3, 4, 5])
@@ -230,6 +269,18 @@ def test_invalid_settings_are_reported_together():
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"stem_width": 300}, "multimodal.stem_width is 300; it must be from 0 to 256"),
+        ({"stem_width": 8, "overlap": 1}, "multimodal.stem_width cannot be combined with multimodal.overlap"),
+        ({"stem_width": 8, "image_size": 6, "patch_size": 3}, "needs a patch_size that is a power of two, not 3"),
+    ],
+)
+def test_convolutions_that_cannot_be_are_refused(settings, message):
+    assert any(message in problem for problem in dataclasses.replace(CONFIG, **settings).problems())
+
+
 STRONG = dataclasses.replace(CONFIG, augment_image=1.0, augment_audio=1.0, flip_image=True, restyle_image=1.0)
 
 
@@ -297,7 +348,8 @@ def test_hue_leaves_gray_alone_style_leaves_white_alone_and_values_keep_their_ra
     white, random = torch.ones(64, 3, 8, 8), torch.rand(64, 3, 8, 8)
     for change in (
         image_augmentation.moved, image_augmentation.filtered, image_augmentation.lit, image_augmentation.outlined,
-        image_augmentation.blurred_or_sharpened, image_augmentation.flattened, lambda x, s: image_augmentation.recolored(x, s, s),
+        image_augmentation.blurred_or_sharpened, image_augmentation.flattened, image_augmentation.repainted,
+        image_augmentation.thickened, image_augmentation.simplified, image_augmentation.grayed, lambda x, s: image_augmentation.recolored(x, s, s),
     ):  # fmt: skip
         assert (change(white, 1.5) - white).abs().max() < 0.02
         changed = change(random, 1.5)

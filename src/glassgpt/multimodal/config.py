@@ -9,6 +9,8 @@ from glassgpt.errors import ConfigError
 from glassgpt.multimodal.image_files import Fit
 from glassgpt.multimodal.media import MODALITIES, Geometry, Modality
 
+MAX_STEM_WIDTH = 256
+
 
 @dataclass(frozen=True)
 class MultimodalConfig:
@@ -25,12 +27,14 @@ class MultimodalConfig:
         frames_per_position: frames that are one position; from the dataset.
         fit: how pictures become square; from the dataset.
         overlap: pixels beyond the edges of a patch that its position sees as well.
+        stem_width: channels of the first of the convolutions that turn patches into positions, twice as many after each halving of
+            the picture; 0 is one linear layer per patch instead.
         mels: frequency bands of a spectrogram.
         augment_image: how strongly pictures are changed in training, from 0 (not at all) to 2: moved, turned, scaled, recolored,
             partly covered.
         flip_image: whether half of the pictures are mirrored in training, where left and right mean the same.
         restyle_image: how strongly the style of pictures is changed in training, from 0 (not at all) to 2, for drawings in a
-            style that was not seen: filters, shading, outlines, flat colors, noise.
+            style that was not seen: other colors, thick and thin lines, filters, shading, outlines, flat colors, noise.
         augment_audio: how strongly sounds are changed in training, from 0 (not at all) to 2: speed, pitch, noise, gaps.
         attention: what a position of a picture or sound sees of it: `causal`, what comes before, as in text, or
             `bidirectional`, all of it.
@@ -47,6 +51,7 @@ class MultimodalConfig:
     frames_per_position: int = 4
     fit: Fit = "pad"
     overlap: int = 0
+    stem_width: int = 0
     mels: int = 64
     augment_image: float = 0.5
     flip_image: bool = False
@@ -87,7 +92,7 @@ class MultimodalConfig:
 
     def same_encoders(self, other: MultimodalConfig) -> bool:
         """Return whether weights of encoders of one configuration fit another."""
-        ours, theirs = ((each.names, each.geometry, each.overlap, each.mels) for each in (self, other))
+        ours, theirs = ((each.names, each.geometry, each.overlap, each.stem_width, each.mels) for each in (self, other))
         return ours == theirs
 
     def problems(self) -> list[str]:
@@ -106,8 +111,19 @@ class MultimodalConfig:
             )
         if not 0 <= self.ctc_weight <= 10:
             found.append(f"multimodal.ctc_weight is {self.ctc_weight}; it must be between 0 and 10")
+        found += self._stem_problems()
         if not 8 <= self.mels <= 256:
             found.append(f"multimodal.mels is {self.mels}; it must be from 8 to 256")
+        return found
+
+    def _stem_problems(self) -> list[str]:
+        found: list[str] = []
+        if not 0 <= self.stem_width <= MAX_STEM_WIDTH:
+            found.append(f"multimodal.stem_width is {self.stem_width}; it must be from 0 to {MAX_STEM_WIDTH}")
+        if self.stem_width and self.patch_size.bit_count() != 1:
+            found.append(f"multimodal.stem_width needs a patch_size that is a power of two, not {self.patch_size}")
+        if self.stem_width and self.overlap:
+            found.append("multimodal.stem_width cannot be combined with multimodal.overlap; set one of them to 0")
         return found
 
 

@@ -1,4 +1,4 @@
-"""Pictures: each patch of pixels is a position, and a linear layer maps it to a vector (Dosovitskiy et al. 2020; Fuyu).
+"""Pictures: each patch of pixels is a position, which a stem maps to a vector (`image_stem.py`).
 
 Where a patch is in the picture it learns as a row and a column. `encode_image_readable` is the readable reference.
 `image_augmentation.py` changes the pictures in training.
@@ -10,15 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from glassgpt.multimodal.config import MultimodalConfig
 from glassgpt.multimodal.encoder import Encoder, starts
 from glassgpt.multimodal.image_augmentation import augment_images
-
-CHANNELS = 3
+from glassgpt.multimodal.image_stem import CHANNELS, build_stem, stem_readable
 
 
 class ImageEncoder(Encoder):
@@ -30,11 +28,8 @@ class ImageEncoder(Encoder):
         super().__init__(config, width, rms)
         side = config.image_size // config.patch_size
         self.n_bytes = CHANNELS * config.patch_size**2
-        self._seen = config.patch_size + 2 * config.overlap
-        self.patch = nn.Linear(CHANNELS * self._seen**2, width)
+        self.patch = build_stem(config, width)
         self.row, self.column = nn.Embedding(side, width), nn.Embedding(side, width)
-        nn.init.normal_(self.patch.weight, std=self.patch.in_features**-0.5)
-        nn.init.zeros_(self.patch.bias)
         for positions in (self.row, self.column):
             nn.init.normal_(positions.weight, std=0.2)
 
@@ -61,10 +56,8 @@ class ImageEncoder(Encoder):
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Return the vectors (M, N, C) of pictures (M, 3, S, S) with values from -1 to 1."""
-        beyond = F.pad(pictures, [self.config.overlap] * 4, mode="replicate")
-        patches = F.unfold(beyond, self._seen, stride=self.config.patch_size).mT  # (M, N, 3 P²)
         where = (self.row.weight[:, None] + self.column.weight).flatten(0, 1)  # (N, C)
-        return self.scaled(self.patch(patches) + where)
+        return self.scaled(self.patch(pictures) + where)
 
     def _pictures(self, patches: Tensor) -> Tensor:
         """Return pictures (M, 3, S, S) from -1 to 1 of patches (M, N, bytes) uint8, changed at random in training."""
@@ -95,16 +88,11 @@ def encode_image_readable(encoder: ImageEncoder, picture: NDArray[np.uint8]) -> 
         encoder: its weights.
         picture: (size, size, 3) uint8.
     """
-    size, overlap, side = encoder.config.patch_size, encoder.config.overlap, encoder.row.num_embeddings
-    padded = np.pad(picture, ((overlap, overlap), (overlap, overlap), (0, 0)), mode="edge")
-    pixels = torch.from_numpy(padded.astype(np.float32)) / 127.5 - 1
+    pixels = torch.from_numpy(picture.astype(np.float32)) / 127.5 - 1
+    of_patches = stem_readable(encoder.patch, pixels, encoder.config)
+    side = encoder.row.num_embeddings
     vectors: list[Tensor] = []
-    for row in range(side):
-        for column in range(side):
-            top, left = row * size, column * size
-            patch = pixels[top : top + size + 2 * overlap, left : left + size + 2 * overlap]
-            values = patch.permute(2, 0, 1).flatten()  # channels first, as a convolution reads them
-            x = encoder.patch.weight @ values + encoder.patch.bias
-            x = x + encoder.row.weight[row] + encoder.column.weight[column]
-            vectors.append(x / x.square().mean().add(torch.finfo(torch.float32).eps).sqrt() * encoder.gain)
+    for patch, of_patch in enumerate(of_patches):
+        x = of_patch + encoder.row.weight[patch // side] + encoder.column.weight[patch % side]
+        vectors.append(x / x.square().mean().add(torch.finfo(torch.float32).eps).sqrt() * encoder.gain)
     return torch.stack(vectors)

@@ -26,7 +26,10 @@ HUE, SATURATION, CONTRAST, BRIGHTNESS, MIXING, GAMMA = 0.4, 0.6, 0.3, 0.2, 0.25,
 COVERED, LARGEST_COVER = 0.4, 0.4
 """Share of the pictures that are partly covered, and largest side of what is covered, at strength 1."""
 FILTERED, LIT, OUTLINED, BLURRED, FLATTENED, NOISY = 0.4, 0.4, 0.3, 0.5, 0.25, 0.3
+REPAINTED, GRAYED, THICKENED, SIMPLIFIED = 0.5, 0.15, 0.4, 0.3
 """Shares of the pictures whose style is changed in each way, at strength 1."""
+SHIFTED = 0.35
+"""Largest change of a color of those that are repainted."""
 BLUR = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 
 
@@ -39,11 +42,12 @@ def augment_images(pictures: Tensor, config: MultimodalConfig) -> Tensor:
     if place:
         x = moved(x, place)
     if style:
-        x = filtered(x, style)
+        for change in (thickened, simplified, filtered, repainted):
+            x = change(x, style)
     if place:
         x = recolored(x, place, style)
     if style:
-        for change in (lit, outlined, blurred_or_sharpened, flattened, with_noise):
+        for change in (grayed, lit, outlined, blurred_or_sharpened, flattened, with_noise):
             x = change(x, style)
     if place:
         x = covered(x, place)
@@ -104,6 +108,47 @@ def filtered(x: Tensor, strength: float) -> Tensor:
     seen = F.unfold(F.pad(1 - x, (1, 1, 1, 1), mode="replicate"), 3)  # (M, 27, S²)
     changed = (1 - x + (weights @ seen).view_as(x)).clamp(0, 1)
     return torch.lerp(x, 1 - changed, _some(x, FILTERED * strength) * _uniform(x, 0, 1))
+
+
+def repainted(x: Tensor, strength: float) -> Tensor:
+    """Give the colors of some pictures other colors, each by itself: what is red may become orange and what is blue stay blue."""
+    ink = 1 - x
+    turns, start = (
+        torch.randn(len(x), 3, 3, device=x.device) * 4,
+        torch.rand(len(x), 3, 1, 1, device=x.device) * math.tau,
+    )
+    shift = (torch.einsum("mij,mjhw->mihw", turns, ink) + start).sin() * _uniform(x, 0, SHIFTED)
+    is_ink = (4 * ink.amax(dim=1, keepdim=True)).clamp(max=1)
+    return 1 - (ink + shift * is_ink * _some(x, REPAINTED * strength)).clamp(0, 1)
+
+
+def grayed(x: Tensor, strength: float) -> Tensor:
+    """Take the color from some pictures."""
+    return torch.lerp(x, x.mean(dim=1, keepdim=True), _some(x, GRAYED * strength))
+
+
+def thickened(x: Tensor, strength: float) -> Tensor:
+    """Make what is dark thicker in some pictures, and thinner in others."""
+    amount = _uniform(x, -1, 1) * _some(x, THICKENED * strength)
+    darkest, lightest = -F.max_pool2d(-x, 3, 1, 1), F.max_pool2d(x, 3, 1, 1)
+    return torch.lerp(x, torch.where(amount > 0, darkest, lightest), amount.abs())
+
+
+def simplified(x: Tensor, strength: float) -> Tensor:
+    """Leave the details out of some pictures and keep their edges, as a brush does (Kuwahara et al. 1976).
+
+    Each pixel gets the mean of that of the four squares of which it is a corner whose pixels differ least.
+    """
+    size = x.size(-1)
+    padded = F.pad(x, (2, 2, 2, 2), mode="replicate")
+    mean = F.avg_pool2d(padded, 3, 1)  # (M, 3, S + 2, S + 2)
+    variance = (F.avg_pool2d(padded.square(), 3, 1) - mean.square()).sum(dim=1, keepdim=True)
+    best, least = x, torch.full_like(x[:, :1], math.inf)
+    for top, left in ((0, 0), (0, 2), (2, 0), (2, 2)):
+        corner = (slice(None), slice(None), slice(top, top + size), slice(left, left + size))
+        best = torch.where(variance[corner] < least, mean[corner], best)
+        least = torch.minimum(variance[corner], least)
+    return torch.lerp(x, best, _some(x, SIMPLIFIED * strength))
 
 
 def lit(x: Tensor, strength: float) -> Tensor:
