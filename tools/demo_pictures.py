@@ -9,14 +9,14 @@ Twitter's.
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from multimodal_data import QUESTIONS, Row, emoji_rows, write_rows
+from emoji_data import QUESTIONS, Row, emoji_rows
+from multimodal_data import write_rows
 from PIL import Image
 
 from glassgpt import api, console
@@ -68,15 +68,11 @@ def rows_of(sources: Path, out: Path) -> dict[str, list[Row]]:
     for folder in (*folders.values(), *(sources / name for name in NAMES)):
         if not folder.is_dir():
             raise UsageError(f"{folder} is missing; download the packages with: make demo-pictures")
-    found = emoji_rows(folders, [sources / name for name in NAMES], out)
-    chosen = _chosen(folders["google"])
-    return {vendor: [row for row in rows if Path(row["image"]).name in chosen] for vendor, rows in found.items()}
-
-
-def _chosen(folder: Path) -> set[str]:
-    """Return the names of the pictures whose category is one of `CATEGORIES`."""
-    entries: list[dict[str, Any]] = json.loads((folder / "emoji.json").read_text(encoding="utf-8"))
-    return {entry["image"] for entry in entries if entry["category"] in CATEGORIES}
+    train, test = VENDORS
+    found = emoji_rows([(train, folders[train])], (test, folders[test]), [sources / name for name in NAMES], out)
+    return {
+        vendor: [row for row in rows if row["group"] in CATEGORIES] for vendor, rows in zip(VENDORS, found, strict=True)
+    }
 
 
 def name_drawings(model: api.LoadedModel, rows: Sequence[Row], folder: Path) -> list[Named]:

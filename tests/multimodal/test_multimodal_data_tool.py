@@ -4,31 +4,45 @@ import importlib.util
 import io
 import json
 import shutil
+import sys
 import wave
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
 from glassgpt.errors import UsageError
 
-SPEC = importlib.util.spec_from_file_location("multimodal_data", Path(__file__).parents[2] / "tools/multimodal_data.py")
+TOOLS = Path(__file__).parents[2] / "tools"
+SPEC = importlib.util.spec_from_file_location("multimodal_data", TOOLS / "multimodal_data.py")
 tool = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(tool)
+sys.path.insert(0, str(TOOLS))
+try:
+    SPEC.loader.exec_module(tool)
+finally:
+    sys.path.remove(str(TOOLS))
 
 
 def rows(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def vendor_package(folder, vendor, codes):
+def vendor_package(folder, vendor, codes, side=20):
+    """Write a package with a square of this side for each emoji; 270B also has a skin tone."""
     pictures = folder / "img" / vendor / "64"
     pictures.mkdir(parents=True)
     entries = []
+
+    def drawn(code):
+        picture = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+        ImageDraw.Draw(picture).rectangle((0, 0, side, side), fill=(int(code.partition("-")[0], 16) % 256, 80, 90, 255))
+        picture.save(pictures / f"{code.lower()}.png")
+        return {"unified": code, "image": f"{code.lower()}.png", f"has_img_{vendor}": True}
+
     for code in codes:
-        name = f"{code.lower()}.png"
-        (pictures / name).write_bytes(b"")
-        entries.append({"unified": code, "image": name, f"has_img_{vendor}": True})
+        tones = {"skin_variations": {"1F3FB": drawn("270B-1F3FB")}} if code == "270B" else {}
+        entries.append({**drawn(code), "category": "Flags" if code.startswith("1F3F4") else "Food", **tones})
     (folder / "emoji.json").write_text(
         json.dumps([*entries, {"unified": "1F600", "image": "no.png", f"has_img_{vendor}": False}])
     )
@@ -44,21 +58,63 @@ def names_package(folder, names):
     return folder
 
 
-def test_emoji_are_named_in_two_languages_by_vendor(tmp_path):
-    first = vendor_package(tmp_path / "first", "first", ["1F34E", "2764-FE0F", "1F34F"])
-    second = vendor_package(tmp_path / "second", "second", ["1F34E", "2764-FE0F"])
-    names = names_package(
-        tmp_path / "names", {"en": {"🍎": "red apple", "❤️": "red heart"}, "ko": {"🍎": "빨간 사과", "❤": "빨간 하트"}}
-    )
-    given = ["emoji", "--vendor", f"first={first}", "--vendor", f"second={second}", "--names", str(names)]
-    tool.main([*given, "--test", "second", "--out", str(tmp_path / "out")])
-    train, test = (rows(tmp_path / "out" / f"{name}.jsonl") for name in ("train", "test"))
-    assert [(row["prompt"], row["text"]) for row in train] == [
+NAMES = {
+    "en": {"🍎": "red apple", "❤️": "red heart", "✋": "raised hand", "✋🏻": "raised hand: light skin tone"},
+    "ko": {"🍎": "빨간 사과", "❤": "빨간 하트", "✋": "손바닥", "✋🏻": "손바닥: 하얀 피부"},
+}
+
+
+def emoji_rows(tmp_path, *options):
+    """Return the rows of training and test, with two editions of the first vendor."""
+    newest = vendor_package(tmp_path / "newest", "first", ["1F34E", "2764-FE0F", "1F34F", "270B"])
+    older = vendor_package(tmp_path / "older", "first", ["1F34E", "2764-FE0F"], side=21)
+    Image.new("RGB", (64, 64)).save(older / "img/first/64/2764-fe0f.png")
+    second = vendor_package(tmp_path / "second", "second", ["1F34E", "2764-FE0F", "1F34F"])
+    names = names_package(tmp_path / "names", NAMES)
+    given = ["emoji", "--vendor", f"first={newest}", "--vendor", f"first={older}", "--names", str(names), *options]
+    tool.main([*given, "--test", f"second={second}", "--out", str(tmp_path / "out")])
+    return [rows(tmp_path / "out" / f"{name}.jsonl") for name in ("train", "test")]
+
+
+def test_emoji_are_named_in_two_languages_and_editions_add_what_differs(tmp_path):
+    train, test = emoji_rows(tmp_path)
+    english = [(row["text"], row["image"]) for row in train if row["language"] == "en"]
+    assert english == [
+        (" raised hand", "../newest/img/first/64/270b.png"),
+        (" red heart", "../newest/img/first/64/2764-fe0f.png"),
+        (" red heart", "../older/img/first/64/2764-fe0f.png"),  # its apple is hardly another one
+        (" red apple", "../newest/img/first/64/1f34e.png"),
+    ]
+    assert [(row["prompt"], row["text"]) for row in test] == [
         ("English:", " red heart"), ("한국어:", " 빨간 하트"), ("English:", " red apple"), ("한국어:", " 빨간 사과"),
     ]  # fmt: skip
-    assert [row["text"] for row in test] == [row["text"] for row in train]
-    assert (tmp_path / "out" / train[0]["image"]).resolve() == first / "img/first/64/2764-fe0f.png"
-    assert "second" in test[0]["image"]
+    assert all("second" in row["image"] and row["group"] == "Food" for row in test)
+
+
+def test_skin_tones_are_learned_on_request(tmp_path):
+    train, _ = emoji_rows(tmp_path, "--skin-tones")
+    assert " raised hand: light skin tone" in [row["text"] for row in train]
+
+
+def test_a_font_is_drawn_as_one_glyph_per_emoji(tmp_path, monkeypatch):
+    emoji_data = sys.modules["emoji_data"]
+    font = pytest.importorskip("matplotlib").get_data_path() + "/fonts/ttf/DejaVuSans.ttf"
+    package = tmp_path / "lines"
+    (package / "files").mkdir(parents=True)
+    (package / "unicode.json").write_text(json.dumps({"[0]": "U+2764,U+270a-270c"}))
+    monkeypatch.setattr(emoji_data, "FONT_WEIGHTS", ("400",))
+    shutil.copy(font, package / "files/lines-0-400-normal.woff")
+    groups = {"❤": "Food", "✋": "Food", "❤❤❤": "Food", "🍎": "Food"}
+    drawn = list(emoji_data.draw_font(package, groups, tmp_path / "glyphs"))
+    assert [drawing.emoji for drawing in drawn] == ["❤", "✋"]
+    pixels = np.asarray(Image.open(drawn[0].path))
+    assert 0.02 < (pixels < 128).mean() < 0.6
+
+
+def test_the_vendor_of_the_test_is_not_learned(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        tool.main(["emoji", "--vendor", "first=a", "--test", "first=b", "--out", str(tmp_path)])
+    assert "give at least one --vendor, and for the test another" in capsys.readouterr().err
 
 
 def test_speakers_are_held_out(tmp_path):
