@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from glassgpt.api.load_run import load
     from glassgpt.api.loaded_model import LoadedModel
     from glassgpt.api.loading import held_out_dataset, load_for_generation, load_with_dataset
+    from glassgpt.api.naming import evaluate_rows, top_names
     from glassgpt.api.preferences import PreferenceResult, tune_preferences
     from glassgpt.api.retrieval import evaluate_index, index_documents
     from glassgpt.api.runs import resumed_config, save_as_run
@@ -51,6 +52,7 @@ __all__ = [
     "evaluate",
     "evaluate_answers",
     "evaluate_index",
+    "evaluate_rows",
     "export",
     "finetune",
     "finish_distillation",
@@ -69,6 +71,7 @@ __all__ = [
     "save_as_run",
     "sweep",
     "sweep_decoding",
+    "top_names",
     "train",
     "tune_preferences",
 ]
@@ -98,6 +101,8 @@ _MODULES = {
     "load": "glassgpt.api.load_run",
     "load_for_generation": "glassgpt.api.loading",
     "load_with_dataset": "glassgpt.api.loading",
+    "evaluate_rows": "glassgpt.api.naming",
+    "top_names": "glassgpt.api.naming",
     "PreferenceResult": "glassgpt.api.preferences",
     "tune_preferences": "glassgpt.api.preferences",
     "evaluate_index": "glassgpt.api.retrieval",

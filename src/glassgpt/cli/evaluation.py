@@ -12,6 +12,7 @@ from glassgpt import console
 from glassgpt.cli.chat_evaluation import DECODING, ChatFiles, evaluate_chat, require_no_text_options
 from glassgpt.cli.code_evaluation import evaluate_code, require_code
 from glassgpt.cli.index_evaluation import evaluate_an_index
+from glassgpt.cli.media_evaluation import evaluate_media
 from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer, Run
 from glassgpt.errors import UsageError
 from glassgpt.lazy import import_for_good
@@ -21,6 +22,7 @@ GENERATED = Group("Generated text", sort_key=2)
 CHAT = Group("Chat", sort_key=3)
 CODE = Group("Code", sort_key=4)
 INDEX = Group("Search", sort_key=5)
+MEDIA = Group("Pictures and sound", sort_key=6)
 OptionalRun = Annotated[Path | None, Parameter(help="Folder of a run, created by glassgpt train or import.")]
 
 
@@ -56,6 +58,8 @@ def evaluate(
     ranked: Annotated[Flag, Parameter(group=CODE)] = False,
     index: Annotated[Path | None, Parameter(group=INDEX)] = None,
     questions: Annotated[Path | None, Parameter(group=INDEX)] = None,
+    rows: Annotated[Path | None, Parameter(group=MEDIA)] = None,
+    top: Annotated[Integer, Parameter(group=MEDIA)] = 0,
     json: Flag = False,
     json_file: Path | None = None,
     force: Flag = False,
@@ -127,6 +131,11 @@ def evaluate(
     questions:
         Questions whose document is known: rows of JSON with source and question (or term and meaning) and perhaps options
         and answer, or a file in the format of SQuAD.
+    rows:
+        Pictures and sounds whose text is known, as rows of prepare --format multimodal, to measure how often the model says it
+        exactly; also by other keys of the rows, such as the language. --limit and --samples apply to it as to --chat.
+    top:
+        Also count how often the text is among so many most probable ones of all texts with the same prompt.
     json:
         Print one JSON object instead of tables.
     json_file:
@@ -147,6 +156,19 @@ def evaluate(
         "--prompts": prompts != 32, "--prompt-tokens": prompt_tokens != 0,
         "--embedding-model": embedding_model is not None, "--picture": picture is not None,
     }  # fmt: skip
+    if top and rows is None:
+        raise UsageError("--top is for pictures and sound; add --rows FILE")
+    if rows is not None:
+        require_no_text_options(
+            "--rows", {**text_options, "--chat": chat, "--code": code is not None, "--index": index is not None}
+        )
+        if run is None or others:
+            raise UsageError("--rows evaluates one run; give its folder")
+        evaluate_media(
+            run, rows, top=top, limit=limit, samples=samples, checkpoint=checkpoint, device=device, json=json,
+            json_file=json_file, force=force,
+        )  # fmt: skip
+        return
     if index is not None or questions is not None:
         require_no_text_options("--index", {**text_options, "--chat": chat, "--code": code is not None})
         evaluate_an_index(

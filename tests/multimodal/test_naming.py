@@ -1,0 +1,140 @@
+"""`evaluate --rows`: exact answers by greedy generation, and the most probable of all names."""
+
+import json
+
+import pytest
+import torch
+from multimodal_helpers import GEOMETRY, picture, sound
+from named_media import NAMES
+from PIL import Image
+
+from glassgpt import api
+from glassgpt.api.multimodal import encoded_prompts, prompt_with_media
+from glassgpt.errors import DataError, GenerationError, UsageError
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.multimodal import naming
+from glassgpt.multimodal.naming import NameRanker, read_questions
+from glassgpt.retrieval.likelihood import continuation_logprobs
+
+CANDIDATES = [*NAMES, "a red bird", "a blue apple", "a", "a blue", "빨간 사과", "a red apple and a blue bird", "apple"]
+
+
+@pytest.fixture(scope="module")
+def named(named_run):
+    return api.load(named_run, device="cpu")
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """Rows with two pictures that the run knows and one that it names otherwise."""
+    folder = tmp_path_factory.mktemp("rows")
+    for kind in (0, 1):
+        Image.fromarray(picture(kind).data).save(folder / f"{kind}.png")
+    given = [
+        {"image": "0.png", "text": NAMES[0], "language": "en"},
+        {"image": "1.png", "text": NAMES[1], "language": "en"},
+        {"image": "1.png", "text": NAMES[0], "language": "ko"},
+    ]
+    return write_rows(folder / "rows.jsonl", given)
+
+
+@pytest.mark.parametrize("at_once", [2, 128])
+def test_best_names_are_those_of_all_names_computed_one_by_one(named, monkeypatch, at_once):
+    monkeypatch.setattr(naming, "NAMES_AT_ONCE", at_once)
+    tokenizer, model = named.tokenizer, named.decoding_model
+    ids = [[*tokenizer.encode(name), tokenizer.end_of_text] for name in CANDIDATES]
+    ranker = NameRanker(model, tokenizer, CANDIDATES)
+    prompts = [prompt_with_media(named.model, "a", [picture(kind).data], []) for kind in (0, 1)]
+    with encoded_prompts(named.model, model, tokenizer, prompts, GenerationOptions()) as encoded:
+        for prompt in encoded:
+            every = continuation_logprobs(model, prompt, ids, tokenizer.vocab_size)
+            expected = sorted(zip(every, CANDIDATES, strict=True), reverse=True)
+            for count in (1, 4, len(CANDIDATES)):
+                found = ranker.best(prompt, count)
+                assert [each.text for each in found] == [name for _, name in expected[:count]]
+                torch.testing.assert_close(
+                    torch.tensor([each.logprob for each in found]),
+                    torch.tensor([total for total, _ in expected[:count]]),
+                )
+
+
+def test_names_that_cannot_be_among_the_best_are_not_computed(named, monkeypatch):
+    monkeypatch.setattr(naming, "NAMES_AT_ONCE", 1)
+    ranker = NameRanker(named.decoding_model, named.tokenizer, [*NAMES, *(f"{letter} red" for letter in "bcdefghijk")])
+    computed = []
+    totals = ranker._totals
+    monkeypatch.setattr(ranker, "_totals", lambda *given: computed.append(1) or totals(*given))
+    prompt = prompt_with_media(named.model, "", [picture(0).data], [])
+    options = GenerationOptions()
+    with encoded_prompts(named.model, named.decoding_model, named.tokenizer, [prompt], options) as (ids,):
+        assert ranker.best(ids, 1)[0].text == NAMES[0]
+    assert len(computed) < 4
+
+
+def test_names_are_ranked_for_pictures_and_sounds(named):
+    heard = (sound(1, 720).data, GEOMETRY.rate)
+    assert api.top_names(named, CANDIDATES, 2, images=[picture(0).data])[0].text == NAMES[0]
+    assert api.top_names(named, CANDIDATES, 2, audio=[heard])[0].text == NAMES[1]
+    assert len(api.top_names(named, NAMES, prompt="a")) == 2  # of a text, too
+    with pytest.raises(GenerationError, match="at least one name"):
+        api.top_names(named, [], images=[picture(0).data])
+
+
+def test_exact_answers_are_counted_by_label(named, rows, capsys):
+    report = api.evaluate_rows(named, rows, top=1)
+    assert [answer.is_exact for answer in report.answers] == [True, True, False]
+    assert report.shares == {"rows": 3, "exact": 2 / 3, "top_1": pytest.approx(2 / 3)}
+    assert report.by_label["language"] == {
+        "en": {"rows": 2, "exact": 1, "top_1": 1},
+        "ko": {"rows": 1, "exact": 0, "top_1": 0},
+    }
+    printed = capsys.readouterr().out
+    assert "language: ko" in printed
+    assert "✗" in printed
+
+
+def test_command_writes_figures_and_answers(named_run, rows, tmp_path, run_main):
+    path = tmp_path / "figures.json"
+    words = ["evaluate", named_run, "--rows", rows, "--limit", "2", "--device", "cpu", "--json-file", path]
+    code, _, error = run_main(*words)
+    assert code == 0, error
+    figures = json.loads(path.read_text())
+    assert (figures["rows"], figures["exact"]) == (2, 1)
+    assert [answer["said"] for answer in figures["answers"]] == list(NAMES)
+    assert figures["by"] == {}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": "a"}, "to be asked about, a row needs image or audio, and text"),
+        ({"image": "a.png", "content": []}, "content and image cannot be combined"),
+        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "a row needs image"),
+    ],
+)
+def test_rows_that_ask_nothing_are_named(tmp_path, row, message):
+    with pytest.raises(DataError, match=f"line 1: .*{message}"):
+        read_questions(write_rows(tmp_path / "rows.jsonl", [row]))
+
+
+def test_wrong_options_are_refused(named, rows, tmp_path):
+    with pytest.raises(UsageError, match="--top must be 0 or more, not -1"):
+        api.evaluate_rows(named, rows, top=-1)
+    with pytest.raises(DataError, match="has no rows"):
+        read_questions(write_rows(tmp_path / "none.jsonl", []))
+
+
+def test_wrong_commands_are_refused(named_run, rows, tmp_path, run_main):
+    for words, message in (
+        (["--top", "3"], "--top is for pictures and sound; add --rows FILE"),
+        (["--rows", tmp_path / "none"], "is not a file"),
+        (["--rows", rows, "--generate"], "--generate cannot be combined with --rows"),
+    ):
+        code, _, error = run_main("evaluate", named_run, *words)
+        assert code == 2
+        assert message in " ".join(error.split())
