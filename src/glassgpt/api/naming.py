@@ -51,7 +51,7 @@ def evaluate_rows(
     Args:
         loaded: the model.
         rows: file of rows, as `prepare --format multimodal` takes them, with `image` or `audio`, perhaps `prompt`, and `text`.
-        top: also count how often the text is among so many most probable ones of all texts with the same prompt.
+        top: also count how often the text is among the `top` most probable of all texts with the same prompt.
         limit: rows to take from the start of the file; 0 takes all.
         samples: number of answers that are printed.
         as_json: print one JSON object instead of tables.

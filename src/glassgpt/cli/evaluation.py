@@ -135,7 +135,7 @@ def evaluate(
         Pictures and sounds whose text is known, as rows of prepare --format multimodal, to measure how often the model says it
         exactly; also by other keys of the rows, such as the language. --limit and --samples apply to it as to --chat.
     top:
-        Also count how often the text is among so many most probable ones of all texts with the same prompt.
+        Also count how often the text is among the TOP most probable ones of all texts with the same prompt.
     json:
         Print one JSON object instead of tables.
     json_file:

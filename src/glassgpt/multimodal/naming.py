@@ -173,7 +173,7 @@ def answers_by_prompt(questions: Sequence[Question]) -> dict[str, list[str]]:
 class NameRanker:
     """Finds the most probable of many texts after a prompt, without computing all of them.
 
-    A text is at most as probable as its first token. So the texts are taken in the order of their first tokens, until
+    A text is at most as probable as its first token. So the texts are scored in the order of their first tokens, until
     none that is left can be better than those that were found.
 
     Args:

@@ -45,7 +45,7 @@ MESSAGES = {
 }
 HELP = {
     "Pictures and sounds whose text is known, as rows of prepare --format multimodal, to measure how often the model says it exactly; also by other keys of the rows, such as the language. --limit and --samples apply to it as to --chat.": "글을 아는 그림과 소리. prepare --format multimodal의 행과 같은 형식이며, 모델이 그 글을 얼마나 자주 똑같이 말하는지 잽니다. language 같은 행의 다른 키별로도 잽니다. --limit와 --samples는 --chat에서처럼 적용됩니다",
-    "Also count how often the text is among so many most probable ones of all texts with the same prompt.": "같은 프롬프트에 이어지는 모든 글 가운데 가장 그럴듯한 이 개수 안에 그 글이 드는 비율도 셉니다",
+    "Also count how often the text is among the TOP most probable ones of all texts with the same prompt.": "같은 프롬프트에 이어지는 모든 글 가운데 가장 그럴듯한 이 개수 안에 그 글이 드는 비율도 셉니다",
     "Pictures and sound": "그림과 소리",
     "Names emoji in English and Korean after some minutes on two CPU cores: the model of make demo-pictures.": "CPU 코어 두 개로 몇 분 학습해 이모지의 이름을 영어와 한국어로 말합니다. make demo-pictures의 모델",
     "Recognizes spoken digits after some minutes on two CPU cores.": "CPU 코어 두 개로 몇 분 학습해 말한 숫자를 알아듣습니다",
