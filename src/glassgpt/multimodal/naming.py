@@ -1,4 +1,4 @@
-"""Evaluate what a model says of pictures and sounds whose text is known: exactly that text, and the rank of it among all texts."""
+"""Evaluate the answers of a model to pictures and sounds whose text is known: exact ones, and the best of all texts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Named(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said.
+    """The answer of a model to a question.
 
     Attributes:
         question: that was asked.
@@ -78,7 +78,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class NamingReport:
-    """What a model said of all media.
+    """The answers of a model to all questions.
 
     Attributes:
         answers: in the order of the rows.
