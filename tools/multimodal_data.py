@@ -81,10 +81,12 @@ def digit_rows(recordings: Path, out: Path) -> dict[str, tuple[list[Row], list[R
     """Return training and test rows of the official split, and of one for each speaker who is then never heard.
 
     Args:
-        recordings: folder of files DIGIT_SPEAKER_NUMBER.wav.
+        recordings: folder of files DIGIT_SPEAKER_NUMBER.wav or .flac.
         out: folder that receives a folder per split.
     """
-    files = [(path, *path.stem.split("_")) for path in sorted(recordings.glob("*_*_*.wav"))]
+    files = [
+        (path, *path.stem.split("_")) for path in sorted(recordings.glob("*_*_*.*")) if path.suffix in (".wav", ".flac")
+    ]
     if not files:
         raise UsageError(
             f"{recordings} has no files DIGIT_SPEAKER_NUMBER.wav; give the folder recordings of the repository"
@@ -108,11 +110,14 @@ def digit_rows(recordings: Path, out: Path) -> dict[str, tuple[list[Row], list[R
 
 
 def cifar_rows(folder: Path, out: Path) -> tuple[list[Row], list[Row]]:
-    """Return training and test rows of CIFAR-10: a photo and the name of its class."""
-    train, test = (
-        [{"image": _relative(path, out), "text": path.parent.name} for path in sorted((folder / part).glob("*/*.jpg"))]
-        for part in ("train", "test")
-    )
+    """Return training and test rows of CIFAR-10: a photo and a caption with the name of its class."""
+
+    def row(path: Path) -> Row:
+        name = path.parent.name
+        caption = f"a photo of {'an' if name[0] in 'aeiou' else 'a'} {name}"
+        return {"image": _relative(path, out), "text": caption, "class": name}
+
+    train, test = ([row(path) for path in sorted((folder / part).glob("*/*.jpg"))] for part in ("train", "test"))
     if not train or not test:
         raise UsageError(f"{folder} has no train/CLASS/*.jpg and test/CLASS/*.jpg; give the folder of CIFAR-10-images")
     return train, test

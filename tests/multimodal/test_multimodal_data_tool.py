@@ -129,13 +129,13 @@ def test_speakers_are_held_out(tmp_path):
     assert all("ann" in row["audio"] for row in splits["without-bob"][0])
 
 
-def test_photos_have_the_name_of_their_class(tmp_path):
+def test_captions_of_photos_have_the_name_of_their_class(tmp_path):
     for name in ("train/cat/1.jpg", "train/dog/1.jpg", "test/cat/2.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     train, test = tool.cifar_rows(tmp_path, tmp_path / "out")
-    assert [row["text"] for row in train] == ["cat", "dog"]
-    assert test == [{"image": "../test/cat/2.jpg", "text": "cat"}]
+    assert [row["text"] for row in train] == ["a photo of a cat", "a photo of a dog"]
+    assert test == [{"image": "../test/cat/2.jpg", "text": "a photo of a cat", "class": "cat"}]
 
 
 def test_test_voices_and_sentences_are_never_in_training():

@@ -1,0 +1,274 @@
+"""Train and evaluate models that see and hear through the package's commands: CIFAR-10, spoken digits, emoji, and what text loses.
+
+    python tools/multimodal_data.py cifar10 CIFAR-10-images --out rows/cifar10
+    python benchmarks/multimodal.py train cifar10 --rows rows/cifar10 --out results [--seed 1] [--label NAME] [SETTING=VALUE …]
+    python benchmarks/multimodal.py text --rows rows/cifar10 --text train.jsonl --held-out val.jsonl --out results
+    python benchmarks/multimodal.py evaluate RUN rows.jsonl
+    python benchmarks/multimodal.py collect results --out benchmarks/results/multimodal.json
+
+Each training writes `results/TASK-LABEL-SEED.json` as soon as it is evaluated, so that several can run at once. The test rows take
+no part in training: no checkpoint is chosen by them. `--minutes` measures the time of a step first, and then chooses the number of
+steps that takes about so long.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from multimodal_parts.collecting import collect
+from multimodal_parts.machine import description
+
+GLASSGPT = [sys.executable, "-m", "glassgpt"]
+TRIAL_STEPS = 300
+"""Steps in which the time of a step is measured."""
+TRIAL_OVERHEAD = 60
+"""Seconds of a training that are no steps: loading, compiling, the last validation and checkpoint."""
+
+
+class Task(NamedTuple):
+    """A task: its preset, and how its rows are prepared."""
+
+    preset: str
+    prepare: tuple[str, ...]
+    tuned: str = ""
+
+
+TASKS = {
+    "cifar10": Task(
+        "cifar10-12m", ("--image-size", "32", "--patch-size", "4", "--row-tokens", "512", "--tokenizer", "bpe:280")
+    ),
+    "digits": Task(
+        "digits-3m",
+        (
+            "--rate",
+            "8000",
+            "--hop",
+            "80",
+            "--frames-per-position",
+            "4",
+            "--row-tokens",
+            "256",
+            "--tokenizer",
+            "bpe:300",
+        ),
+    ),
+    # Its settings are chosen on a third vendor, of which tune.jsonl has drawings.
+    "emoji": Task(
+        "emoji-12m",
+        ("--image-size", "64", "--patch-size", "8", "--row-tokens", "512", "--tokenizer", "bpe:1024"),
+        "tune.jsonl",
+    ),
+}
+
+
+class Commands:
+    """Runs commands of the package and keeps what was run.
+
+    Args:
+        log: file that receives their output.
+    """
+
+    def __init__(self, log: Path) -> None:
+        self._log, self.done = log, list[str]()
+
+    def run(self, *words: str | Path) -> float:
+        """Run `glassgpt …` and return its seconds.
+
+        Raises:
+            SystemExit: it failed.
+        """
+        command = [*GLASSGPT, *map(str, words)]
+        self.done.append(shlex.join(["glassgpt", *map(str, words)]))
+        started = time.perf_counter()
+        with self._log.open("a") as stream:
+            code = subprocess.run(command, stdout=stream, stderr=stream, check=False).returncode
+        if code:
+            raise SystemExit(f"{self.done[-1]} failed ({code}); see {self._log}")
+        return time.perf_counter() - started
+
+
+def prepare(commands: Commands, task: Task, rows: Path, data: Path) -> None:
+    """Prepare the training rows of a task, unless they are prepared."""
+    if data.exists():
+        return
+    tuned = ["--validation-source", rows / task.tuned] if task.tuned and (rows / task.tuned).is_file() else []
+    share = [] if tuned else ["--validation-fraction", "0.02"]
+    commands.run(
+        "prepare", rows / "train.jsonl", *tuned, *share, "--format", "multimodal", "--out", data, *task.prepare
+    )
+
+
+def train(commands: Commands, task: Task, data: Path, run: Path, settings: Sequence[str], minutes: float) -> float:
+    """Train a run and return the seconds of it.
+
+    Args:
+        commands: runs the command.
+        task: names the preset.
+        data: the dataset.
+        run: folder of the run.
+        settings: `NAME=VALUE` each.
+        minutes: chooses the number of steps; 0 keeps that of the preset.
+    """
+    length = json.loads((data / "multimodal.json").read_text())["row_length"] - 1
+    words = ["train", task.preset, "--data", data, "--train.sequence-length", str(length)]
+    words += [
+        word for each in settings for word in (f"--{each.partition('=')[0].replace('_', '-')}", each.partition("=")[2])
+    ]
+    if minutes:
+        trial = run.with_name(f"{run.name}-trial")
+        commands.run(*words, "--out", trial, "--train.max-steps", str(TRIAL_STEPS), "--train.eval-every-steps", "0")
+        steps = max(TRIAL_STEPS, int((60 * minutes - TRIAL_OVERHEAD) / step_seconds(trial)) // 100 * 100)
+        words += ["--train.max-steps", str(steps)]
+    return commands.run(*words, "--out", run)
+
+
+def step_seconds(run: Path) -> float:
+    """Return the median time of a step, in seconds, in the second half of a run."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    times = [(line["step"], line["seconds"]) for line in lines if "step" in line and "seconds" in line]
+    half = times[len(times) // 2 :]
+    pairs = itertools.pairwise(half)
+    return statistics.median(
+        (later[1] - sooner[1]) / (later[0] - sooner[0]) for sooner, later in pairs if later[0] > sooner[0]
+    )
+
+
+def evaluate(commands: Commands, run: Path, rows: Path, out: Path, top: int) -> dict[str, Any]:
+    """Return the figures of a run on rows, without the answers, which stay in a file."""
+    commands.run("evaluate", run, "--rows", rows, "--top", str(top), "--json-file", out, "--force")
+    figures = json.loads(out.read_text())
+    return {key: value for key, value in figures.items() if key != "answers"}
+
+
+def train_task(arguments: argparse.Namespace) -> None:
+    """Train a task and write its figures."""
+    name = f"{arguments.task}-{arguments.label}-{arguments.seed}"
+    task, out, rows = TASKS[arguments.task], arguments.out, arguments.rows
+    out.mkdir(parents=True, exist_ok=True)
+    commands = Commands(out / f"{name}.log")
+    data, run = arguments.data or out / f"{arguments.task}-data", arguments.runs / name
+    prepare(commands, task, rows, data)
+    seconds = train(commands, task, data, run, [*arguments.settings, f"seed={arguments.seed}"], arguments.minutes)
+    figures = {"test": evaluate(commands, run, rows / "test.jsonl", out / f"{name}.answers.json", arguments.top)}
+    if task.tuned and (rows / task.tuned).is_file():
+        figures["tuned on"] = evaluate(commands, run, rows / task.tuned, out / f"{name}.tuned.json", 0)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    write(out / f"{name}.json", {
+        "task": arguments.task, "label": arguments.label, "seed": arguments.seed, "settings": arguments.settings,
+        "steps": max(line["step"] for line in lines if "step" in line), "seconds of training": round(seconds, 1),
+        "figures": figures, "commands": commands.done, "machine": description(),
+    })  # fmt: skip
+
+
+def train_text(arguments: argparse.Namespace) -> None:
+    """Train on text, then on the same text and media for as many steps, and write both losses on held-out text.
+
+    The second run has larger batches, by the share of positions that media take, so that both learn from as much text.
+    """
+    out, rows = arguments.out, arguments.rows
+    out.mkdir(parents=True, exist_ok=True)
+    commands = Commands(out / "text.log")
+    held_out = [
+        "--validation-source",
+        arguments.held_out,
+        "--format",
+        "multimodal",
+        "--tokenizer",
+        "gpt2",
+        "--row-tokens",
+        "1024",
+    ]
+    first = out / "first.jsonl"  # a dataset of media has at least one
+    line = json.loads((rows / "train.jsonl").open(encoding="utf-8").readline())
+    medium = next(key for key in ("image", "audio") if key in line)
+    first.write_text(json.dumps({**line, medium: str((rows / line[medium]).resolve())}) + "\n", encoding="utf-8")
+    sources = {"text": [arguments.text, first], "text and media": [arguments.text, rows / "train.jsonl"]}
+    losses: dict[str, float] = {}
+    shares: dict[str, float] = {}
+    for name, paths in sources.items():
+        data, run = out / f"{name.replace(' ', '-')}-data", arguments.runs / name.replace(" ", "-")
+        if not data.exists():
+            commands.run("prepare", *paths, *held_out, *arguments.prepare, "--out", data)
+        shares[name] = text_share(data)
+        sequences = round(arguments.batch_tokens / 1024 * shares["text"] / shares[name])
+        words = [
+            word
+            for each in arguments.settings
+            for word in (f"--{each.partition('=')[0].replace('_', '-')}", each.partition("=")[2])
+        ]
+        commands.run(
+            "train", "multimodal-124m", "--data", data, "--out", run, "--train.sequence-length", "1024",
+            "--train.batch-tokens", str(1024 * sequences), "--train.eval-every-steps", "0", *words,
+        )  # fmt: skip
+        lines = [json.loads(each) for each in (run / "metrics.jsonl").read_text().splitlines()]
+        losses[name] = next(each["val_loss"] for each in reversed(lines) if "val_loss" in each)
+        write(out / "text.json", {
+            "task": "text", "losses": losses, "shares of text": shares, "difference": losses[name] - losses["text"],
+            "commands": commands.done, "machine": description(),
+        })  # fmt: skip
+
+
+def text_share(data: Path) -> float:
+    """Return the share of the positions of a dataset's training rows that is text."""
+    split = json.loads((data / "multimodal.json").read_text())["train"]
+    return split["tokens"] / (split["tokens"] + sum(split["positions"].values()))
+
+
+def write(path: Path, content: Any) -> None:
+    """Write a result file."""
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(path.read_text(encoding="utf-8"))
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    commands = parser.add_subparsers(required=True)
+    task = commands.add_parser("train")
+    task.add_argument("task", choices=TASKS)
+    task.add_argument("settings", nargs="*", default=[], metavar="SETTING=VALUE")
+    task.add_argument("--label", default="preset")
+    task.add_argument("--seed", type=int, default=1)
+    task.add_argument("--data", type=Path, help="prepared dataset; by default prepared into OUT")
+    task.add_argument("--minutes", type=float, default=0.0)
+    task.add_argument("--top", type=int, default=0)
+    task.set_defaults(run=train_task)
+    text = commands.add_parser("text")
+    text.add_argument("settings", nargs="*", default=[], metavar="SETTING=VALUE")
+    text.add_argument("--text", type=Path, required=True)
+    text.add_argument("--held-out", type=Path, required=True)
+    text.add_argument("--batch-tokens", type=int, default=65536)
+    text.add_argument("--prepare", nargs="*", default=["--image-size", "32", "--patch-size", "4"])
+    text.set_defaults(run=train_text)
+    for each in (task, text):
+        each.add_argument("--rows", type=Path, required=True, help="folder with train.jsonl and test.jsonl")
+        each.add_argument("--out", type=Path, required=True)
+        each.add_argument("--runs", type=Path, default=Path("runs"))
+    asked = commands.add_parser("evaluate")
+    asked.add_argument("model", type=Path)
+    asked.add_argument("rows", type=Path)
+    asked.set_defaults(
+        run=lambda given: subprocess.run(
+            [*GLASSGPT, "evaluate", given.model, "--rows", given.rows, "--top", "5"], check=True
+        )
+    )
+    collected = commands.add_parser("collect")
+    collected.add_argument("folder", type=Path)
+    collected.add_argument("--out", type=Path, required=True)
+    collected.set_defaults(run=lambda given: write(given.out, collect(given.folder)))
+    arguments = parser.parse_args(given)
+    arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    main()
