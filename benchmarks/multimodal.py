@@ -1,7 +1,7 @@
 """Train and evaluate models that see and hear through the package's commands: CIFAR-10, spoken digits, emoji, and what text loses.
 
     python tools/multimodal_data.py cifar10 CIFAR-10-images --out rows/cifar10
-    python benchmarks/multimodal.py train cifar10 --rows rows/cifar10 --out results [--seed 1] [--label NAME] [SETTING=VALUE …]
+    python benchmarks/multimodal.py train cifar10 --rows rows/cifar10 --out results [--seed 1] [--label NAME] [--set SETTING=VALUE …]
     python benchmarks/multimodal.py text --rows rows/cifar10 --text train.jsonl --held-out val.jsonl --out results
     python benchmarks/multimodal.py evaluate RUN rows.jsonl
     python benchmarks/multimodal.py collect results --out benchmarks/results/multimodal.json
@@ -32,7 +32,7 @@ GLASSGPT = [sys.executable, "-m", "glassgpt"]
 TRIAL_STEPS = 300
 """Steps in which the time of a step is measured."""
 TRIAL_OVERHEAD = 60
-"""Seconds of a training that are no steps: loading, compiling, the last validation and checkpoint."""
+"""Seconds of a run beside its steps: loading, compiling, the last validation and checkpoint."""
 
 
 class Task(NamedTuple):
@@ -211,7 +211,7 @@ def train_text(arguments: argparse.Namespace) -> None:
             "--train.batch-tokens", str(1024 * sequences), "--train.eval-every-steps", "0", *words,
         )  # fmt: skip
         lines = [json.loads(each) for each in (run / "metrics.jsonl").read_text().splitlines()]
-        losses[name] = next(each["val_loss"] for each in reversed(lines) if "val_loss" in each)
+        losses[name] = next(each["validation_loss"] for each in reversed(lines) if "validation_loss" in each)
         write(out / "text.json", {
             "task": "text", "losses": losses, "shares of text": shares, "difference": losses[name] - losses["text"],
             "commands": commands.done, "machine": description(),
@@ -236,7 +236,7 @@ def main(given: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(required=True)
     task = commands.add_parser("train")
     task.add_argument("task", choices=TASKS)
-    task.add_argument("settings", nargs="*", default=[], metavar="SETTING=VALUE")
+    task.add_argument("--set", dest="settings", nargs="*", default=[], metavar="SETTING=VALUE")
     task.add_argument("--label", default="preset")
     task.add_argument("--seed", type=int, default=1)
     task.add_argument("--data", type=Path, help="prepared dataset; by default prepared into OUT")
@@ -244,7 +244,7 @@ def main(given: Sequence[str] | None = None) -> None:
     task.add_argument("--top", type=int, default=0)
     task.set_defaults(run=train_task)
     text = commands.add_parser("text")
-    text.add_argument("settings", nargs="*", default=[], metavar="SETTING=VALUE")
+    text.add_argument("--set", dest="settings", nargs="*", default=[], metavar="SETTING=VALUE")
     text.add_argument("--text", type=Path, required=True)
     text.add_argument("--held-out", type=Path, required=True)
     text.add_argument("--batch-tokens", type=int, default=65536)

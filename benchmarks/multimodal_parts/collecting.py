@@ -1,4 +1,4 @@
-"""Put the results of several trainings together."""
+"""Put the results of several runs together."""
 
 from __future__ import annotations
 
