@@ -21,7 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,15 +121,19 @@ def train(commands: Commands, task: Task, data: Path, run: Path, settings: Seque
     """
     length = json.loads((data / "multimodal.json").read_text())["row_length"] - 1
     words = ["train", task.preset, "--data", data, "--train.sequence-length", str(length)]
-    words += [
-        word for each in settings for word in (f"--{each.partition('=')[0].replace('_', '-')}", each.partition("=")[2])
-    ]
+    chosen = dict(each.split("=", 1) for each in settings)
     if minutes:
         trial = run.with_name(f"{run.name}-trial")
-        commands.run(*words, "--out", trial, "--train.max-steps", str(TRIAL_STEPS), "--train.eval-every-steps", "0")
+        short = {**chosen, "train.max_steps": str(TRIAL_STEPS), "train.eval_every_steps": "0"}
+        commands.run(*words, *flags(short), "--out", trial)
         steps = max(TRIAL_STEPS, int((60 * minutes - TRIAL_OVERHEAD) / step_seconds(trial)) // 100 * 100)
-        words += ["--train.max-steps", str(steps)]
-    return commands.run(*words, "--out", run)
+        chosen["train.max_steps"] = str(steps)
+    return commands.run(*words, *flags(chosen), "--out", run)
+
+
+def flags(settings: Mapping[str, str]) -> list[str]:
+    """Return settings as words of a command."""
+    return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
 
 
 def step_seconds(run: Path) -> float:
@@ -193,6 +197,7 @@ def train_text(arguments: argparse.Namespace) -> None:
     medium = next(key for key in ("image", "audio") if key in line)
     first.write_text(json.dumps({**line, medium: str((rows / line[medium]).resolve())}) + "\n", encoding="utf-8")
     sources = {"text": [arguments.text, first], "text and media": [arguments.text, rows / "train.jsonl"]}
+    chosen = dict(each.split("=", 1) for each in arguments.settings)
     losses: dict[str, float] = {}
     shares: dict[str, float] = {}
     for name, paths in sources.items():
@@ -201,14 +206,9 @@ def train_text(arguments: argparse.Namespace) -> None:
             commands.run("prepare", *paths, *held_out, *arguments.prepare, "--out", data)
         shares[name] = text_share(data)
         sequences = round(arguments.batch_tokens / 1024 * shares["text"] / shares[name])
-        words = [
-            word
-            for each in arguments.settings
-            for word in (f"--{each.partition('=')[0].replace('_', '-')}", each.partition("=")[2])
-        ]
         commands.run(
             "train", "multimodal-124m", "--data", data, "--out", run, "--train.sequence-length", "1024",
-            "--train.batch-tokens", str(1024 * sequences), "--train.eval-every-steps", "0", *words,
+            *flags({"train.batch_tokens": str(1024 * sequences), "train.eval_every_steps": "0", **chosen}),
         )  # fmt: skip
         lines = [json.loads(each) for each in (run / "metrics.jsonl").read_text().splitlines()]
         losses[name] = next(each["validation_loss"] for each in reversed(lines) if "validation_loss" in each)

@@ -53,10 +53,11 @@ def data(tmp_path):
 
 def test_time_chooses_the_steps(script, data, tmp_path):
     commands = Recorded()
-    script.train(commands, script.TASKS["cifar10"], data, tmp_path / "run", ["train.learning_rate=0.02"], minutes=11)
+    script.train(commands, script.TASKS["cifar10"], data, tmp_path / "run", ["train.max_steps=7", "seed=2"], minutes=11)
     trial, whole = commands.done
-    assert trial.startswith(f"train cifar10-12m --data {data} --train.sequence-length 512 --train.learning-rate 0.02")
-    assert whole.endswith(f"--train.max-steps 1200 --out {tmp_path / 'run'}")  # 600 seconds of half a second
+    given = f"train cifar10-12m --data {data} --train.sequence-length 512 --train.max-steps"
+    assert trial == f"{given} 300 --seed 2 --train.eval-every-steps 0 --out {tmp_path / 'run-trial'}"
+    assert whole == f"{given} 1200 --seed 2 --out {tmp_path / 'run'}"  # 600 seconds of half a second
     assert script.text_share(data) == 0.3
 
 
