@@ -1,10 +1,9 @@
 """Sources that are kept in memory."""
 
-import sys
-
 import pytest
 from data_helpers import as_jsonl, prepare_dataset, stored_documents
 
+from glassgpt.data import preparation
 from glassgpt.data.blocks import writing
 from glassgpt.data.documents import Document
 from glassgpt.data.readers import FileSource
@@ -66,7 +65,7 @@ def test_prepare_reads_a_small_file_once_and_a_large_one_as_before(tmp_path, mon
     monkeypatch.setattr(FileSource, "_read", lambda self: reads.append(1) or read(self))
     small = prepare_dataset(tmp_path / "small", tmp_path / "a.jsonl", tokenizer=tokenizer)
     assert len(reads) == 1
-    monkeypatch.setattr(sys.modules["glassgpt.data.prepare"], "remembered", list)
+    monkeypatch.setattr(preparation, "remembered", list)
     assert prepare_dataset(tmp_path / "plain", tmp_path / "a.jsonl", tokenizer=tokenizer) == small
     assert len(reads) > 2
     assert stored_documents(tmp_path / "small") == stored_documents(tmp_path / "plain")
