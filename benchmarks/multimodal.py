@@ -62,6 +62,7 @@ TASKS = {
             "bpe:300",
         ),
     ),
+    "speech": Task("speech-14m", ("--frames-per-position", "3", "--row-tokens", "512", "--tokenizer", "bpe:259")),
     # Its settings are chosen on a third vendor, of which tune.jsonl has drawings.
     "emoji": Task(
         "emoji-12m",

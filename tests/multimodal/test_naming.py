@@ -11,6 +11,7 @@ from PIL import Image
 from glassgpt import api
 from glassgpt.api.multimodal import encoded_prompts, prompt_with_media
 from glassgpt.errors import DataError, GenerationError, UsageError
+from glassgpt.evaluation.edit_distance import edit_distance, error_rate
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.multimodal import naming
 from glassgpt.multimodal.naming import NameRanker, read_questions
@@ -88,10 +89,20 @@ def test_names_are_ranked_for_pictures_and_sounds(named):
 def test_exact_answers_are_counted_by_label(named, rows, capsys):
     report = api.evaluate_rows(named, rows, top=1)
     assert [answer.is_exact for answer in report.answers] == [True, True, False]
-    assert report.shares == {"rows": 3, "exact": 2 / 3, "top_1": pytest.approx(2 / 3)}
+    errors = report.shares["character_errors"]
+    assert report.shares == {"rows": 3, "exact": 2 / 3, "top_1": pytest.approx(2 / 3), "character_errors": errors}
+    wrong = report.answers[2]
+    assert errors == edit_distance(wrong.said.strip(), wrong.question.answer.strip()) / sum(
+        len(each.question.answer.strip()) for each in report.answers
+    )
     assert report.by_label["language"] == {
-        "en": {"rows": 2, "exact": 1, "top_1": 1},
-        "ko": {"rows": 1, "exact": 0, "top_1": 0},
+        "en": {"rows": 2, "exact": 1, "top_1": 1, "character_errors": 0},
+        "ko": {
+            "rows": 1,
+            "exact": 0,
+            "top_1": 0,
+            "character_errors": error_rate([(wrong.said, wrong.question.answer)]),
+        },
     }
     printed = capsys.readouterr().out
     assert "language: ko" in printed

@@ -16,6 +16,7 @@ from glassgpt.data.decompress import DAMAGED, opened
 from glassgpt.data.json_rows import decode_line, lines, parse_row, too_long
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import DataError, WrongDataError
+from glassgpt.evaluation.edit_distance import error_rate
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.multimodal.sources import KEYS, MediaSource, SourceDocument, parse_document
 
@@ -96,7 +97,11 @@ class NamingReport:
 
     def _shares(self, answers: Sequence[Answer]) -> dict[str, float]:
         count = max(1, len(answers))
-        found = {"rows": float(len(answers)), "exact": sum(each.is_exact for each in answers) / count}
+        found = {
+            "rows": float(len(answers)),
+            "exact": sum(each.is_exact for each in answers) / count,
+            "character_errors": error_rate((each.said.strip(), each.question.answer.strip()) for each in answers),
+        }
         if self.top:
             found[f"top_{self.top}"] = sum(each.is_among_best for each in answers) / count
         return found

@@ -16,7 +16,7 @@ def show_naming(report: NamingReport, samples: int) -> None:
         samples: number of answers.
     """
     best = [f"{console.translated('among the best')} {report.top}"] if report.top else []
-    columns = ["", "rows", "exact", *best]
+    columns = ["", "rows", "exact", "wrong characters", *best]
     rows = [_row("all", report.shares, report.top)]
     for key, values in report.by_label.items():
         rows += [_row(f"{key}: {value}", shares, report.top) for value, shares in values.items()]
@@ -35,5 +35,6 @@ def _row(name: str, shares: Mapping[str, float], top: int) -> list[str]:
         name,
         f"{int(shares['rows']):,}",
         f"{shares['exact']:.1%}",
+        f"{shares['character_errors']:.1%}",
         *([f"{shares[f'top_{top}']:.1%}"] if top else []),
     ]

@@ -28,6 +28,7 @@ MESSAGES = {
     "answers": "답",
     "among the best": "상위",
     "exact": "정확히",
+    "wrong characters": "틀린 글자",
     "text alone": "글",
     "pictures": "그림",
     "sounds": "소리",
@@ -46,6 +47,7 @@ MESSAGES = {
 HELP = {
     "Names emoji of a vendor whose drawings it has never seen, in English and Korean; for one GPU.": "본 적 없는 회사가 그린 이모지의 이름을 영어와 한국어로 말합니다. GPU 하나용",
     "Captions the photos of CIFAR-10; for one GPU.": "CIFAR-10 사진에 설명을 붙입니다. GPU 하나용",
+    "Transcribes synthesized voices in English and Korean, in minutes on one GPU.": "영어와 한국어 합성 음성을 받아씁니다. GPU 하나로 몇 분 학습합니다",
     "Recognizes spoken digits, also of speakers it has never heard; for one GPU.": "들어 본 적 없는 사람이 말한 숫자도 알아듣습니다. GPU 하나용",
     "Pictures and sounds whose text is known, as rows of prepare --format multimodal, to measure how often the model says it exactly; also by other keys of the rows, such as the language. --limit and --samples apply to it as to --chat.": "글을 아는 그림과 소리. prepare --format multimodal의 행과 같은 형식이며, 모델이 그 글을 얼마나 자주 똑같이 말하는지 잽니다. language 같은 행의 다른 키별로도 잽니다. --limit와 --samples는 --chat에서처럼 적용됩니다",
     "Also count how often the text is among the TOP most probable ones of all texts with the same prompt.": "같은 프롬프트에 이어지는 모든 글 가운데 가장 그럴듯한 이 개수 안에 그 글이 드는 비율도 셉니다",
