@@ -10,8 +10,9 @@ from glassgpt.generation.options import GenerationOptions, options_from_kwargs
 from glassgpt.generation.processors.base import SAMPLING
 from glassgpt.schema import settings_of
 
-DEFAULTS: Mapping[str, Any] = {"temperature": 1.0, "top_p": 1.0}
-"""Each code is as likely as it was learned; those of text would leave out the rare ones, which are the details."""
+DEFAULTS: Mapping[str, Any] = {"temperature": 0.7, "top_p": 1.0}
+"""One improbable code can spoil a picture. Of a small model's drawings about half of 20 were spoiled at temperature 1, 2 of 42 with top-p
+0.9, none of 42 at 0.7."""
 
 
 def drawing_options(given: Mapping[str, Any], **fixed: Any) -> GenerationOptions:
