@@ -1,6 +1,7 @@
 """Properties of every architecture: cached equals uncached, fast equals readable, no access to the future."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from glassgpt.model.attention import attend, attend_readable, attention_weights,
 from glassgpt.model.build import build_model, build_uninitialized, meta_model
 from glassgpt.model.cache import KVCache
 from glassgpt.model.config import ModelConfig
+from glassgpt.model.single_query import single_query_kernels
 from small_models import shaken
 
 SHAPES = [
@@ -354,3 +356,10 @@ def test_gradients_reach_vectors_that_take_the_place_of_tokens(model):
     model.head(model.features(vectors))[0, 2].sum().backward()
     reached = vectors.grad[0].abs().sum(-1) > 0
     assert reached.tolist() == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize(("is_cuda", "n_queries", "allowed"), [(True, 1, False), (True, 2, True), (False, 1, True)])
+def test_a_decoded_token_is_not_given_to_cudnn(is_cuda, n_queries, allowed):
+    with single_query_kernels(SimpleNamespace(is_cuda=is_cuda, size=lambda axis: n_queries)):
+        assert torch.backends.cuda.cudnn_sdp_enabled() == allowed
+    assert torch.backends.cuda.cudnn_sdp_enabled()

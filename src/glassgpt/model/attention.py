@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.types import Device
 
+from glassgpt.model.single_query import single_query_kernels
 from glassgpt.model.window_chunks import chunks_in_reach
 
 
@@ -97,4 +98,5 @@ def attend(
         # PyTorch's is_causal puts the diagonal at the top left; queries behind cached keys need it at the bottom right.
         mask = causal_mask(n_queries, n_keys, q.device, window, sinks)
     # Neither a mask nor is_causal: a single query, the last position, which may attend to everything.
-    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal, enable_gqa=q.size(1) != k.size(1))
+    with single_query_kernels(q):
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal, enable_gqa=q.size(1) != k.size(1))
