@@ -226,7 +226,7 @@ def _predict_time(
 
 def _run_with_display(trainer: Trainer, config: RunConfig, observers: tuple[Observer, ...]) -> TrainingResult:
     """Train with a progress bar, then write the report, even if training fails."""
-    print_training_setup(trainer, config.model.plugins)
+    print_training_setup(trainer, config.model)
     with progress_display(config.train.max_steps, trainer.state.step) as progress:
         trainer.observers += [progress, *observers]
         WeightSnapshots(trainer).attach()

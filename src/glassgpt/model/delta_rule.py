@@ -79,7 +79,9 @@ def delta_rule_by_chunk(
         last = total[..., -1:, :]
         # Before the exponential: above the diagonal it would overflow.
         faded = (total - total.mT).masked_fill(~lower, -torch.inf).exp()
-        inverse = inverse_of_unit_triangular((beta * (k @ k.mT) * faded).tril(-1))
+        system = (beta * (k @ k.mT) * faded).tril(-1)
+        one = torch.eye(chunk, device=q.device).expand_as(system)
+        inverse = torch.linalg.solve_triangular(system, one, upper=False, unitriangular=True)
         from_values, from_keys = inverse @ (beta * v), inverse @ (beta * total.exp() * k)
         writes = ((last - total).exp() * k).mT  # (B, H, N, D, chunk)
         keep = last.exp() * torch.eye(width, device=q.device) - writes @ from_keys
@@ -88,34 +90,6 @@ def delta_rule_by_chunk(
         outputs = (total.exp() * q) @ states + (q @ k.mT * faded) @ corrections
         mixed = outputs.flatten(2, 3)[:, :, :n_tokens].transpose(1, 2)
     return mixed / width**0.5, state
-
-
-def inverse_of_unit_triangular(lower: Tensor) -> Tensor:
-    """Return the inverse of 1 + L, for L that is zero on and above the diagonal, (..., n, n) each."""
-    one = torch.eye(lower.size(-1), dtype=lower.dtype, device=lower.device)
-    with torch.no_grad():
-        inverse = _invert_by_blocks(lower, one) if lower.is_cuda else _invert_by_rows(lower, one)
-    # A step of Newton's method, whose gradient is that of the inverse; finding it needs none.
-    return 2 * inverse - inverse @ (one + lower) @ inverse
-
-
-def _invert_by_rows(lower: Tensor, one: Tensor) -> Tensor:
-    return torch.linalg.solve_triangular(lower, one.expand_as(lower), upper=False, unitriangular=True)
-
-
-def _invert_by_blocks(lower: Tensor, one: Tensor) -> Tensor:
-    """Invert blocks of twice the size at a time, as [[A, 0], [C, B]]⁻¹ = [[A⁻¹, 0], [-B⁻¹ C A⁻¹, B⁻¹]].
-
-    Two products do that for all blocks of all matrices. A GPU is fast at these, and slow at many small systems of equations.
-    """
-    at = torch.arange(lower.size(-1), device=lower.device)
-    inverse, block = one.expand_as(lower), 1
-    while block < lower.size(-1):
-        half = at // block
-        corner = (half[:, None] // 2 == half // 2) & (half[:, None] > half)  # C of each pair of blocks
-        inverse = inverse - inverse @ (lower * corner) @ inverse
-        block *= 2
-    return inverse
 
 
 def _in_chunks(x: Tensor, chunk: int) -> Tensor:
@@ -167,6 +141,12 @@ def _call_kernel(
 
 # Its kernels are compiled already. Where there are none, the compiler is not loaded, which takes a second.
 _delta_rule_by_kernel: Any = torch.compiler.disable(_call_kernel) if HAS_KERNEL else _call_kernel
+
+
+def training_kernel(device: torch.device, is_16_bit: bool) -> str:
+    """Return what computes the rule while training: `flash-linear-attention` or `chunks`."""
+    fits = HAS_KERNEL and device.type == "cuda" and is_16_bit and not triton_without_gradients()
+    return "flash-linear-attention" if fits else "chunks"
 
 
 @cache

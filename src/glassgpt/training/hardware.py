@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from glassgpt.device import pick_device
 from glassgpt.model.attention import AttentionFunction, attend
 from glassgpt.model.config import ModelConfig
+from glassgpt.model.delta_rule import training_kernel
 from glassgpt.training.config import TrainConfig
 from glassgpt.training.deterministic import (
     attend_deterministic,
@@ -105,8 +106,11 @@ class Hardware:
     def attention_kernel(self, model: ModelConfig) -> str:
         """Return the kernel that attention over the full context uses: `cudnn`, `flash`, `efficient`, `math`, …
 
-        It is found by running attention once and recording the operation that PyTorch dispatches to.
+        It is found by running attention once and recording the operation that PyTorch dispatches to. Linear attention has
+        kernels of its own, see `training_kernel`.
         """
+        if model.arch == "gated_deltanet":
+            return training_kernel(self.device, self.precision != "fp32")
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
         shape = (1, model.n_head, model.context_length, model.head_width)
         kv_shape = (1, model.kv_heads, model.context_length, model.head_width)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 from glassgpt import console
 from glassgpt.data.files import write_atomically
 from glassgpt.errors import UsageError
+from glassgpt.model.config import ModelConfig
 from glassgpt.model.delta_rule import triton_without_gradients
 from glassgpt.training.bench import TrainingSpeed
 from glassgpt.training.curve import smooth
@@ -26,15 +27,20 @@ LONG_STEP_SECONDS = 2.0
 """A step that takes longer shows its micro-batches."""
 
 
-def print_training_setup(trainer: Trainer, plugins: Sequence[str]) -> None:
-    """Print a summary of the model, the data and the hardware before training; `plugins` name the user's own parts."""
+def print_training_setup(trainer: Trainer, given: ModelConfig) -> None:
+    """Print a summary of the model, the data and the hardware before training.
+
+    Args:
+        trainer: about to train.
+        given: the model as configured, which names the user's own parts; that of `trainer` names only those that matter later.
+    """
     model, train = trainer.model, trainer.config.train
     parameters = sum(p.numel() for p in model.parameters())
-    kernel = plugins[0] if plugins else trainer.hardware.attention_kernel(model.config)
+    part, source = _mixing(trainer, given)
     processes = f", {trainer.dist.world_size} processes" if trainer.dist.world_size > 1 else ""
     console.info(
         f"{model.config.arch} with {console.format_count(parameters, 'parameters')} on {trainer.hardware.describe()}, "
-        f"attention by {kernel}{processes}; "
+        f"{part} by {source}{processes}; "
         f"{console.format_count(trainer.state.train_tokens, 'tokens')} of text, "
         f"{train.max_steps:,} steps of {train.batch_tokens:,} tokens"
     )
@@ -44,6 +50,14 @@ def print_training_setup(trainer: Trainer, plugins: Sequence[str]) -> None:
             f"flash-linear-attention refuses to compute gradients on this GPU with Triton {version}: training takes the slower "
             "chunks instead; use a PyTorch with Triton 3.7.1 or later"
         )
+
+
+def _mixing(trainer: Trainer, given: ModelConfig) -> tuple[str, str]:
+    """Return what mixes positions and who computes it: the user's part, or a kernel."""
+    own = {"architecture": given.custom, "blocks": given.block, "attention": given.attend}
+    kind = "linear attention" if given.arch == "gated_deltanet" else "attention"
+    found = ((part, name) for part, name in own.items() if name)
+    return next(found, None) or (kind, trainer.hardware.attention_kernel(trainer.model.config))
 
 
 class ProgressDisplay(Observer):

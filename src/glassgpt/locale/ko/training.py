@@ -83,7 +83,11 @@ MESSAGES = {
     "a step was queued just now": "방금 스텝을 대기열에 넣었습니다",
     # progress and results
     ", {} processes": ", 프로세스 {0}개",
-    "{} with {} on {}, attention by {}{}; {} of text, {} steps of {} tokens": "{0}, {1:t}, {2:t}, 어텐션 {3}{4:t}. 데이터 {5:t}, {7}토큰씩 {6}스텝",
+    "{} with {} on {}, {} by {}{}; {} of text, {} steps of {} tokens": "{0}, {1:t}, {2:t}, {3:t} {4:t}{5:t}. 데이터 {6:t}, {8}토큰씩 {7}스텝",
+    "attention": "어텐션",
+    "linear attention": "선형 어텐션",
+    "architecture": "구조",
+    "chunks": "묶음 계산",
     "loss {}  lr {}  norm {}  {}/s": "손실 {0}  학습률 {1}  노름 {2}  {3:t}/s",
     "  mfu {}": "  mfu {0}",
     "  best so far": "  지금까지 최저",
