@@ -101,7 +101,7 @@ def alternate(arguments: argparse.Namespace, results: Results) -> bool:
     """Time training steps of the variants in turns, at each context; ratios are relative to the first variant."""
     all_good = True
     for context in arguments.contexts:
-        together = alternating.Together(arguments.out.parent, *arguments.together)
+        together = alternating.Together(arguments.out, *arguments.together)
         rows, failed = alternating.alternate(
             arguments.only, context, arguments.rounds, arguments.seconds, arguments.small, together
         )

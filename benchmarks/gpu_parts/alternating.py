@@ -9,15 +9,17 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
 from glassgpt.api.runs import trainer_config
 from glassgpt.config import RunConfig, load_config
 from glassgpt.model.build import build_model
+from glassgpt.training import parallel
 from glassgpt.training.bench import random_tokens
 from glassgpt.training.distributed import DistributedContext
 from glassgpt.training.hardware import resolve_hardware
@@ -32,8 +34,8 @@ MIXING = re.compile(r"sdpa|flash|fmha|flex_attention|attention|delta|chunk_|_wy_
 """Names of kernels that mix positions."""
 
 
-BY_BLOCK = ", blocks compiled alone"
-"""End of the name of a variant whose blocks are compiled, one for all; head, loss and Muon are not."""
+WHOLE = ", compiled as a whole"
+"""End of the name of a variant whose blocks are not compiled one for all."""
 
 
 @dataclass
@@ -71,26 +73,27 @@ class Together:
     """Processes that compile at the same time and are timed one after the other.
 
     Attributes:
-        folder: where each process puts a file when it has compiled; empty if this process is alone.
+        out: where this process writes; in the folder above it, each puts a file when it has compiled.
         count: number of processes.
         seconds: longest time to wait for the others.
     """
 
-    folder: Path = Path()
+    out: Path = Path()
     count: int = 1
     seconds: float = 0.0
 
     @contextlib.contextmanager
-    def alone(self, name: str) -> Generator[bool]:
+    def alone(self) -> Generator[bool]:
         """Wait until all processes have compiled, then hold the lock; yield whether all had."""
         if self.count == 1:
             yield True
             return
-        (self.folder / f"{name}.ready").touch()
+        folder = self.out.parent
+        (folder / f"{self.out.name}.ready").touch()
         end = time.monotonic() + self.seconds
-        while (complete := len(list(self.folder.glob("*.ready"))) >= self.count) is False and time.monotonic() < end:
+        while (complete := len(list(folder.glob("*.ready"))) >= self.count) is False and time.monotonic() < end:
             time.sleep(0.2)
-        with open(self.folder / "lock", "w") as file:
+        with open(folder / "lock", "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield complete
 
@@ -117,7 +120,7 @@ def alternate(
             return [row for name in names if (row := _try(_compile, failed, name, context, small))], failed
         variants = [variant for name in names if (variant := _try(_build, failed, name, context, small))]
         variants = [variant for variant in variants if _try(_first_step, failed, variant)]
-        with together.alone(f"{context} {names[-1]}") as complete:
+        with together.alone() as complete:
             end = time.monotonic() + seconds
             for number in range(rounds):
                 if number and time.monotonic() > end:
@@ -157,11 +160,8 @@ def _build(name: str, context: int, small: bool) -> Variant:
     model = build_model(config.model)
     tokens = random_tokens(config.model.vocab_size, config.train.batch_tokens * 2 + context + 1)
     hardware = resolve_hardware(config.train)
-    if by_block := name.endswith(BY_BLOCK):
-        for block in model.blocks if hardware.compile else ():
-            block.compile()
-    with use_kernel(name):
-        hardware = replace(hardware, compile=hardware.compile and not by_block)
+    by_block = () if name.endswith(WHOLE) else parallel.COMPILED_BY_BLOCK
+    with use_kernel(name), patch.object(parallel, "COMPILED_BY_BLOCK", by_block):
         step = TrainStep(model, tokens, trainer_config(config), hardware, DistributedContext())
     step.model.train()
     return Variant(name, config, step, _allocated() - before)

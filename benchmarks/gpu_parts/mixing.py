@@ -56,7 +56,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "windows S": windows("S"),
     **{f"windows SSSL, {kernel}": windows("SSSL") for kernel in KERNELS},
     "gated deltanet": LINEAR,
-    "gated deltanet, blocks compiled alone": LINEAR,
+    "gated deltanet, compiled as a whole": LINEAR,
 }
 """Settings by name of the variant."""
 

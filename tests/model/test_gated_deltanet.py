@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,10 +23,15 @@ from glassgpt.model import delta_rule as rule
 from glassgpt.model.accounting import flops_per_token, inference_memory
 from glassgpt.model.build import build_model
 from glassgpt.model.cache import KVCache
-from glassgpt.model.chunk_states import chunk_states, chunk_states_readable
+from glassgpt.model.chunk_states import chunk_states, chunk_states_readable, states_by_group, states_one_by_one
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.delta_rule import delta_rule, delta_rule_by_chunk, delta_rule_by_token
 from glassgpt.model.gated_deltanet import GatedDeltaRule, short_convolution
+from glassgpt.training.config import TrainConfig
+from glassgpt.training.distributed import DistributedContext
+from glassgpt.training.hardware import Hardware
+from glassgpt.training.loss import TrainingLoss
+from glassgpt.training.parallel import ParallelLoss
 from glassgpt.training.show import print_training_setup
 from small_models import attentive_model, shaken
 
@@ -167,22 +173,16 @@ def test_the_compiled_graph_does_not_grow_with_the_length():
     assert sizes[0] == sizes[1]
 
 
-@pytest.mark.parametrize("size", [1, 5, 64])
-def test_both_ways_to_invert_a_triangular_matrix(size):
-    lower = 0.3 * torch.randn(2, size, size, dtype=torch.float64).tril(-1)
-    one = torch.eye(size, dtype=torch.float64)
-    exact = torch.linalg.inv(one + lower)
-    for way in (rule._invert_by_rows, rule._invert_by_blocks):
-        torch.testing.assert_close(way(lower, one), exact)
-
-
-def test_inverse_has_the_gradient_of_an_inverse():
-    lower = (0.3 * torch.randn(2, 9, 9, dtype=torch.float64)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: rule.inverse_of_unit_triangular(x.tril(-1)), lower)
+@pytest.mark.parametrize("n_chunks", [1, 2, 5, 16])
+@pytest.mark.parametrize("way", [states_one_by_one, states_by_group])
+def test_ways_to_compute_states_equal_the_formula(way, n_chunks):
+    given = 0.3 * torch.randn(2, 3, n_chunks, 4, 4), torch.randn(2, 3, n_chunks, 4, 6), torch.randn(2, 3, 4, 6)
+    for one, other in zip(way(*given), chunk_states_readable(*given), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_states_of_chunks_equal_the_loop_forward_and_backward():
-    keep, add, state = torch.randn(2, 3, 5, 4, 4), torch.randn(2, 3, 5, 4, 6), torch.randn(2, 3, 4, 6)
+    keep, add, state = 0.3 * torch.randn(2, 3, 5, 4, 4), torch.randn(2, 3, 5, 4, 6), torch.randn(2, 3, 4, 6)
     inputs = [x.requires_grad_() for x in (keep, add, state)]
     results = []
     for form in (chunk_states_readable, chunk_states):
@@ -198,13 +198,49 @@ def test_training_warns_of_the_replaced_kernel(hopper, capsys):
         model=build_model(CONFIG), dist=SimpleNamespace(world_size=1), state=SimpleNamespace(train_tokens=9),
         config=SimpleNamespace(train=SimpleNamespace(max_steps=3, batch_tokens=64)),
         hardware=SimpleNamespace(
-            device=torch.device("cuda"), precision="bf16", attention_kernel=lambda _: "cudnn", describe=lambda: "H200"
+            device=torch.device("cuda"), precision="bf16", describe=lambda: "H200",
+            attention_kernel=Hardware(torch.device("cuda"), "bf16", compile=True).attention_kernel,
         ),
     )  # fmt: skip
     for triton, warned in (("3.6.0", True), ("3.7.1", False)):
         hopper(triton)
-        print_training_setup(trainer, ())
-        assert ("with Triton 3.6.0: training takes the slower chunks" in capsys.readouterr().err) == warned
+        print_training_setup(trainer, CONFIG)
+        told = capsys.readouterr().err
+        assert ("with Triton 3.6.0: training takes the slower chunks" in told) == warned
+        assert f"linear attention by {'chunks' if warned else 'flash-linear-attention'}" in " ".join(told.split())
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [({"block": "mine:Block"}, "blocks by mine:Block"), ({"custom": "mine:GPT"}, "architecture by mine:GPT")],
+)
+def test_parts_of_the_user_are_not_called_attention(own, told, capsys):
+    trainer = SimpleNamespace(
+        model=build_model(CONFIG), dist=SimpleNamespace(world_size=1), state=SimpleNamespace(train_tokens=9),
+        config=SimpleNamespace(train=SimpleNamespace(max_steps=3, batch_tokens=64)),
+        hardware=Hardware(torch.device("cpu"), "fp32", compile=False),
+    )  # fmt: skip
+    print_training_setup(trainer, replace(CONFIG, **own))
+    assert told in " ".join(capsys.readouterr().err.split())
+
+
+def test_blocks_share_a_compiled_graph_and_validation_is_not_compiled(monkeypatch):
+    graphs, compiler = [], torch.compile
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", lambda function: compiler(function, backend=keep))
+    torch.compiler.reset()
+    hardware = Hardware(torch.device("cpu"), "fp32", compile=True)
+    loss = TrainingLoss(shaken(replace(CONFIG, n_layer=3)))
+    compiled = ParallelLoss(loss, TrainConfig(), hardware, DistributedContext())
+    tokens = tokens_for(loss.model)
+    torch.testing.assert_close(compiled.train(tokens, tokens), compiled.validate(tokens, tokens))
+    assert len(graphs) == 2  # a block, and the head with the loss
+    compiled.validate(tokens[:, :20], tokens[:, :20])
+    assert len(graphs) == 2
 
 
 def test_short_convolution_equals_conv1d():

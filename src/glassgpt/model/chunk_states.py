@@ -7,6 +7,7 @@ of its own the loop is one node of the graph, however long the text, and its gra
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -39,16 +40,52 @@ def chunk_states(keep: Tensor, add: Tensor, state: Tensor) -> tuple[Tensor, Tens
 
 @torch.library.custom_op("glassgpt::chunk_states", mutates_args=())
 def _states(keep: Tensor, add: Tensor, state: Tensor, backwards: bool) -> tuple[Tensor, Tensor]:
-    # N + 1 states: each product is written where the next one reads it.
-    shape = (keep.size(0) * keep.size(1), keep.size(2), *add.shape[-2:])  # (B·H, N, D, E)
-    keep, add = keep.reshape(*shape[:2], *keep.shape[-2:]), add.reshape(shape)
-    states = add.new_empty(shape[1] + 1, shape[0], *shape[2:])  # (N + 1, B·H, D, E)
+    if backwards:
+        keep, add = keep.flip(2), add.flip(2)
+    # A GPU waits for the host at every turn of a loop over small matrices; a processor only computes.
+    before, after = states_by_group(keep, add, state) if keep.is_cuda else states_one_by_one(keep, add, state)
+    return (before.flip(2) if backwards else before), after
+
+
+def states_one_by_one(keep: Tensor, add: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute `chunk_states` by N products after each other."""
+    n_chunks, (width, values) = keep.size(2), add.shape[-2:]
+    keep, add = keep.flatten(0, 1), add.flatten(0, 1)
+    states = add.new_empty(n_chunks + 1, len(add), width, values)  # each product is written where the next one reads it
     states[0] = state.flatten(0, 1)
-    for turn in range(shape[1]):
-        n = shape[1] - 1 - turn if backwards else turn
-        torch.baddbmm(add[:, n], keep[:, n], states[turn], out=states[turn + 1])
-    before = states[:-1].flip(0) if backwards else states[:-1]
-    return before.transpose(0, 1).reshape(*state.shape[:2], *shape[1:]).contiguous(), states[-1].view_as(state).clone()
+    for n in range(n_chunks):
+        torch.baddbmm(add[:, n], keep[:, n], states[n], out=states[n + 1])
+    return states[:-1].transpose(0, 1).unflatten(0, state.shape[:2]).contiguous(), states[-1].view_as(state).clone()
+
+
+def states_by_group(keep: Tensor, add: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute `chunk_states` by about 2·√N products after each other, of many matrices each.
+
+    Within a group of chunks, S_n = P · S + A for the state S that the group begins with. P and A of all groups are computed
+    side by side, then the states between groups one after the other, and then all states at once.
+    """
+    n_chunks, (width, values) = keep.size(2), add.shape[-2:]
+    size = math.isqrt(n_chunks - 1) + 1  # of a group; what is missing in the last one keeps the state as it is
+    one = torch.eye(width, dtype=keep.dtype, device=keep.device)
+    missing = -n_chunks % size
+    keep = torch.cat((keep, one.expand(*keep.shape[:2], missing, -1, -1)), dim=2)
+    add = torch.nn.functional.pad(add, (0, 0, 0, 0, 0, missing))
+    keep = keep.flatten(0, 1).unflatten(1, (-1, size)).flatten(0, 1)  # (B·H·groups, size, D, D)
+    more = torch.cat((torch.zeros_like(keep), add.reshape(*keep.shape[:-1], values)), dim=-1)
+    groups = torch.eye(width, width + values, dtype=keep.dtype, device=keep.device).repeat(len(keep), 1, 1)  # P and A
+    within: list[Tensor] = []
+    for n in range(size):
+        within.append(groups)
+        groups = torch.baddbmm(more[:, n], keep[:, n], groups)
+    products, sums = groups.unflatten(0, (state.size(0) * state.size(1), -1)).split((width, values), dim=-1)
+    between, after = list[Tensor](), state.flatten(0, 1)
+    for n in range(products.size(1)):
+        between.append(after)
+        after = torch.baddbmm(sums[:, n], products[:, n], after)
+    products, sums = torch.stack(within, dim=1).split((width, values), dim=-1)
+    begin = torch.stack(between, dim=1).flatten(0, 1)[:, None]  # (B·H·groups, 1, D, E)
+    before = (sums + products @ begin).view(*state.shape[:2], -1, width, values)[:, :, :n_chunks]
+    return before.contiguous(), after.view_as(state).clone()
 
 
 @_states.register_fake

@@ -17,7 +17,54 @@ from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.config import TrainConfig
 from glassgpt.training.distributed import DistributedContext
 from glassgpt.training.hardware import Hardware
-from glassgpt.training.loss import TrainingLoss
+from glassgpt.training.loss import TrainingLoss, cross_entropy
+
+COMPILED_BY_BLOCK = ("gated_deltanet",)
+"""Architectures whose blocks have ten times the operations of attention: compiling twelve of them takes minutes."""
+
+
+class LossByBlock(nn.Module):
+    """A training loss whose compiler sees one block, which all blocks share, and the head with the loss.
+
+    Outside of it the blocks are not compiled, as validation and samples have other shapes. Recomputed activations and losses
+    that compute more than the cross-entropy of all targets run as they are, with compiled blocks.
+
+    Args:
+        loss: of the model.
+    """
+
+    def __init__(self, loss: TrainingLoss) -> None:
+        super().__init__()
+        self._loss = loss
+        self._compiled = [torch.compile(block._call_impl) for block in loss.model.blocks]  # pyright: ignore[reportPrivateUsage]
+        self._head_loss = torch.compile(self._head_and_loss)
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """See `TrainingLoss.forward`."""
+        with self._compiled_blocks():
+            if type(self._loss) is not TrainingLoss or self._loss.chunk_tokens:
+                return self._loss(inputs, targets)
+            features = self._loss.model.features(inputs)
+        return self._head_loss(features, targets)
+
+    def _head_and_loss(self, features: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(self._loss.model.head(features), targets)
+
+    @contextmanager
+    def _compiled_blocks(self) -> Generator[None]:
+        """Let calls of the blocks run the compiled code, as `Module.compile` does for good."""
+        blocks = self._loss.model.blocks
+        for block, compiled in zip(blocks, self._compiled, strict=True):
+            block._compiled_call_impl = compiled
+        try:
+            yield
+        finally:
+            for block in blocks:
+                block._compiled_call_impl = None
+
+
+def _compiled(loss: TrainingLoss, by_block: bool) -> nn.Module:
+    return LossByBlock(loss) if by_block else torch.compile(loss)  # type: ignore[return-value]
 
 
 class ParallelLoss:
@@ -37,13 +84,14 @@ class ParallelLoss:
         self.is_sharded = dist.world_size > 1 and train.sharding == "full"
         self._loss, model = loss, loss.model
         self._wrapped: nn.Module = self._loss
+        by_block = model.config.arch in COMPILED_BY_BLOCK and not train.recompute_activations
         self._blocks, self._recomputes = model.blocks, False
         if train.recompute_activations:
             self._recompute_activations()
         if self.is_sharded:
             self._shard(model, hardware)
         elif dist.world_size > 1:
-            compiled = torch.compile(self._loss) if hardware.compile else self._loss
+            compiled = _compiled(loss, by_block) if hardware.compile else loss
             devices = [hardware.device] if hardware.device.type == "cuda" else None
             self._wrapped = DistributedDataParallel(
                 compiled,  # type: ignore[arg-type]
@@ -52,7 +100,7 @@ class ParallelLoss:
                 **_without_buffer_sync(DistributedDataParallel),
             )
         elif hardware.compile:
-            self._wrapped = torch.compile(self._loss)  # type: ignore[assignment]
+            self._wrapped = _compiled(loss, by_block)
 
     def train(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of this rank's micro-batch (B, T) in nats per token: a differentiable scalar."""
