@@ -1,5 +1,6 @@
 """Training on documents with media: the loss is that of each document alone, and a resumed run ends with the same bits."""
 
+import dataclasses
 import shutil
 from itertools import pairwise
 
@@ -16,13 +17,18 @@ from glassgpt.config import load_config
 from glassgpt.data import PrepareOptions, prepare
 from glassgpt.data.batches import build_batches
 from glassgpt.data.tokenizers import train_tokenizer
+from glassgpt.diagnosis.audit.gradients import _hypotheses, _is_random
+from glassgpt.diagnosis.audit.record import MicroBatch
 from glassgpt.errors import CheckpointError, ConfigError, DataError, UsageError
+from glassgpt.model.build import build_model
+from glassgpt.model.config import ModelConfig
 from glassgpt.multimodal.audio import encode_audio_readable
 from glassgpt.multimodal.batches import EncodedDataset, Payloads, assemble
 from glassgpt.multimodal.config import MultimodalConfig
 from glassgpt.multimodal.dataset import SUPERVISED, MultimodalDataset
 from glassgpt.multimodal.image import encode_image_readable
 from glassgpt.multimodal.model import MultimodalModel
+from glassgpt.training.conversations import ConversationLoss
 from glassgpt.training.observers import Observer
 from glassgpt.training.run_folder import RunFolder, read_jsonl
 
@@ -110,6 +116,35 @@ def test_a_resumed_run_ends_with_the_same_bits(named_data, tmp_path):
     expected, found = weights(tmp_path / "whole", 8), weights(tmp_path / "parts", 8)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_wrong_loss_is_explained_with_media_in_the_inputs(named_data, named_run):
+    model = api.load(named_run, device="cpu").model
+    tokens = EncodedDataset(MultimodalDataset.open(named_data), configured_media(named_data)).split("train")
+    inputs, targets = build_batches(tokens, 64, 3).next(2)
+    loss = ConversationLoss(model)
+    hypotheses = list(_hypotheses(MicroBatch(inputs, targets, torch.tensor(0.0)), model.config.vocab_size))
+    assert {why for why, _, _ in hypotheses} == {"targets-too-far", "targets-of-other-rows", "part-of-the-window"}
+    assert all(loss(x, y).isfinite() for _, x, y in hypotheses)
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_random"),
+    [({}, False), ({"augment_image": 1}, True), ({"restyle_image": 1}, True), ({"augment_audio": 1}, True)],
+)
+def test_audits_know_whether_media_are_changed_at_random(named_data, changed, is_random):
+    off = {"augment_image": 0, "augment_audio": 0, "restyle_image": 0, "flip_image": False}
+    config = dataclasses.replace(configured_media(named_data), **{**off, **changed})
+    assert (
+        _is_random(MultimodalModel(build_model(ModelConfig(vocab_size=300, n_layer=1, n_head=1, n_embd=8)), config))
+        is is_random
+    )
+
+
+def test_media_are_changed_in_float32_whatever_the_precision(named_data, tmp_path):
+    strong = {f"multimodal__{name}": 2 for name in ("augment_image", "restyle_image", "augment_audio")}
+    result = api.train(configured(named_data, train__max_steps=6, train__precision="bf16", **strong), tmp_path / "run")
+    assert result.step == 6
 
 
 def test_rows_are_permuted_by_the_seed_and_shared_by_ranks(named_data):

@@ -39,6 +39,11 @@ class AudioEncoder(Encoder):
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
             nn.init.zeros_(layer.bias)
 
+    @property
+    def is_random(self) -> bool:
+        """See `Encoder`."""
+        return bool(self.config.augment_audio)
+
     @staticmethod
     def payload(data: NDArray[Any], config: MultimodalConfig) -> NDArray[np.uint8]:
         """See `Encoder`: the frames of each position, the last of them silent."""
@@ -51,7 +56,8 @@ class AudioEncoder(Encoder):
         # What is no sound is silence, so that a sound does not depend on what is beside it in the row.
         frames = torch.where(where[..., None], frames, SILENCE).view(where.size(0), -1, self.config.mels)
         if self.training:
-            frames = augment_frames(frames, where, self.config)
+            with torch.autocast(frames.device.type, enabled=False):
+                frames = augment_frames(frames, where, self.config)
         return self.encode(frames)
 
     def encode(self, frames: Tensor) -> Tensor:

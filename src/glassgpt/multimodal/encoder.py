@@ -40,6 +40,11 @@ class Encoder(nn.Module, ABC):
         self.config = config
         self.gain = nn.Parameter(torch.full((width,), rms))
 
+    @property
+    @abstractmethod
+    def is_random(self) -> bool:
+        """Return whether media are changed at random in training."""
+
     @staticmethod
     @abstractmethod
     def payload(data: NDArray[Any], config: MultimodalConfig) -> NDArray[np.uint8]:

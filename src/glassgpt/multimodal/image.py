@@ -33,6 +33,11 @@ class ImageEncoder(Encoder):
         for positions in (self.row, self.column):
             nn.init.normal_(positions.weight, std=0.2)
 
+    @property
+    def is_random(self) -> bool:
+        """See `Encoder`."""
+        return bool(self.config.augment_image or self.config.restyle_image or self.config.flip_image)
+
     @staticmethod
     def payload(data: NDArray[Any], config: MultimodalConfig) -> NDArray[np.uint8]:
         """See `Encoder`: the pixels of each patch, from left to right and from top to bottom."""
@@ -64,7 +69,10 @@ class ImageEncoder(Encoder):
         size, side = self.config.patch_size, self.row.num_embeddings
         pixels = patches.view(-1, side, side, size, size, CHANNELS).permute(0, 5, 1, 3, 2, 4)
         pictures = pixels.reshape(-1, CHANNELS, side * size, side * size).float() / 127.5 - 1
-        return augment_images(pictures, self.config) if self.training else pictures
+        if not self.training:
+            return pictures
+        with torch.autocast(pictures.device.type, enabled=False):  # colors are changed in float32
+            return augment_images(pictures, self.config)
 
 
 def _slots(where: Tensor, n_patches: int) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from glassgpt.diagnosis.audit.record import CONFIDENCE, MicroBatch, StepCheck, S
 from glassgpt.diagnosis.audit.reference import ReferenceModel
 from glassgpt.diagnosis.findings import Finding, Severity, Value
 from glassgpt.diagnosis.tensor_samples import Samples
+from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.hardware import Hardware
 from glassgpt.training.loop import Trainer
 
@@ -83,7 +84,7 @@ class GradientCheck(StepCheck):
     """Computes the loss and the gradient of some micro-batches again, on an independent model with the same weights.
 
     Skipped with several processes, whose gradients are exchanged during the backward pass, and where memory is too
-    small. A compiled model draws its dropout in another way, so its gradient is not compared then.
+    small. A compiled model draws its dropout, and its changes of media, in another way, so its gradient is not compared then.
     """
 
     codes = ("GG-GRD-006", "GG-LOS-001", "GG-MOD-001", "GG-MOD-002")
@@ -112,7 +113,7 @@ class GradientCheck(StepCheck):
             if actual != due:
                 evidence: dict[str, Value] = {"module": name, "actual": actual, "due": due}
                 return Finding("GG-MOD-002", "warning", evidence, CONFIDENCE)
-        if record.trainer.hardware.compile and record.trainer.model.config.dropout:
+        if record.trainer.hardware.compile and _is_random(record.trainer.model):
             return None
         computed = [(one, *reference.loss_and_gradients(one, record.micro_steps)) for one in chosen]
         reached = {name for name, values in record.accumulated.items() if bool(values.any())}
@@ -164,14 +165,20 @@ def _module(name: str, difference: float) -> Finding:
     return Finding("GG-MOD-001", "fatal", {"module": name, "percent": percent}, CONFIDENCE)
 
 
+def _is_random(model: LanguageModel) -> bool:
+    """Return whether a forward pass in training draws random numbers."""
+    return bool(model.config.dropout) or any(getattr(module, "is_random", False) for module in model.modules())
+
+
 def _hypotheses(micro_batch: MicroBatch, vocab_size: int) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Yield the reasons that are tried for a wrong loss, each with the inputs and targets it stands for."""
     inputs, targets = micro_batch.inputs, micro_batch.targets
-    for shift in (1, -1):
-        yield "shifted-ids", (inputs + shift) % vocab_size, (targets + shift) % vocab_size
-        yield "shifted-ids", (inputs + shift) % vocab_size, targets
-        yield "shifted-ids", inputs, (targets + shift) % vocab_size
-    yield "targets-are-inputs", inputs, inputs
+    if inputs.shape == targets.shape:  # otherwise the inputs hold media, and are no ids
+        for shift in (1, -1):
+            yield "shifted-ids", (inputs + shift) % vocab_size, (targets + shift) % vocab_size
+            yield "shifted-ids", (inputs + shift) % vocab_size, targets
+            yield "shifted-ids", inputs, (targets + shift) % vocab_size
+        yield "targets-are-inputs", inputs, inputs
     yield "targets-too-far", inputs, targets.roll(-1, dims=1)
     yield "targets-too-far", inputs[:, :-1], targets[:, 1:]
     yield "targets-of-other-rows", inputs, targets.roll(1, dims=0)
