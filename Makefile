@@ -78,8 +78,8 @@ test-ray: $(READY) ## run prepare with Ray on this machine, also with killed wor
 	PYTHONPATH=.venv-ray $(BIN)/python -m pytest -m slow tests/ray_engine
 
 # Servers that stand for object stores; a user of glassgpt does not need them.
-test-cloud: $(READY) ## train from and to two S3 servers on this machine (moto, s3rver) with connections cut in the middle: about three minutes
-	test -d .venv-cloud/site || $(BIN)/python $(INSTALL) --target .venv-cloud/site s3fs==2026.9.0 'moto[server]==5.2.5'
+test-cloud: $(READY) ## train from and to servers for S3 (moto, s3rver), Google Cloud Storage and the Hub on this machine, with cut connections: about four minutes
+	test -d .venv-cloud/site || $(BIN)/python $(INSTALL) --target .venv-cloud/site s3fs==2026.9.0 gcsfs==2026.10.1 'moto[server]==5.2.5' gcp-storage-emulator==2026.7.19
 	test -d .venv-cloud/node_modules || npm install --ignore-scripts --no-save --prefix .venv-cloud s3rver@3.7.1
 	PYTHONPATH=.venv-cloud/site $(BIN)/python -m pytest -m slow tests/cloud_servers
 

@@ -1,4 +1,5 @@
-"""Training from and to two S3 servers on this machine (moto, s3rver), with connections cut in the middle.
+"""Training from and to servers on this machine, with connections cut in the middle: two for S3 (moto, s3rver), one for Google
+Cloud Storage (gcp-storage-emulator), and for data alone one that stands for the Hugging Face Hub.
 
 `make test-cloud` installs them and runs this file; without them it is skipped. RESULT=FILE writes what was measured.
 """
@@ -12,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import fsspec
 import pytest
 from proxy import Proxy
 
@@ -19,9 +21,11 @@ from glassgpt.config import load_config
 from glassgpt.data import PrepareOptions, prepare
 from glassgpt.training.observers import Observer
 from glassgpt.training.run_folder import RunFolder
+from hub_server import NAME, hub
 
-pytest.importorskip("s3fs")
 pytestmark = pytest.mark.slow
+# Read when gcsfs is imported: else it asks for the kind of a bucket by gRPC, which the emulator does not speak, for a minute.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 S3RVER = os.environ.get("S3RVER", ".venv-cloud/node_modules/s3rver/bin/s3rver.js")
 SETTINGS = {
     "train.eval_tokens": "128",
@@ -36,55 +40,91 @@ def free_port():
         return server.getsockname()[1]
 
 
-def moto(port, folder):
-    return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+class S3:
+    """A server that speaks the protocol of S3."""
+
+    kind = "s3"
+
+    def __init__(self, monkeypatch):
+        self.monkeypatch = monkeypatch
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "S3RVER")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "S3RVER")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+    def files(self, port):
+        """Send everything to a port from now on; return the file system."""
+        s3fs = pytest.importorskip("s3fs")
+        self.monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
+        s3fs.S3FileSystem.clear_instance_cache()
+        return s3fs.S3FileSystem(endpoint_url=f"http://127.0.0.1:{port}", use_listings_cache=False)
 
 
-def s3rver(port, folder):
-    if not Path(S3RVER).is_file() or shutil.which("node") is None:
-        pytest.skip("s3rver is not installed")
-    return ["node", str(Path(S3RVER).absolute()), "-d", str(folder), "-a", "127.0.0.1", "-p", str(port), "--silent"]
+class Moto(S3):
+    def command(self, port, folder):
+        return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
 
 
-@pytest.fixture(params=[moto, s3rver])
-def server(request, tmp_path, monkeypatch):
-    """The port of a server with an empty bucket."""
-    port, folder = free_port(), tmp_path / "server"
+class S3rver(S3):
+    def command(self, port, folder):
+        if not Path(S3RVER).is_file() or shutil.which("node") is None:
+            pytest.skip("s3rver is not installed")
+        return ["node", str(Path(S3RVER).absolute()), "-d", str(folder), "-a", "127.0.0.1", "-p", str(port), "--silent"]
+
+
+class GoogleEmulator:
+    kind = "gs"
+
+    def __init__(self, monkeypatch):
+        self.monkeypatch = monkeypatch
+        monkeypatch.setenv("FSSPEC_GS_TOKEN", "anon")  # else the library looks for credentials first
+
+    def command(self, port, folder):
+        pytest.importorskip("gcp_storage_emulator")
+        program = "from gcp_storage_emulator.__main__ import main; main()"
+        return [sys.executable, "-c", program, "start", f"--port={port}", "--host=127.0.0.1", "--in-memory"]
+
+    def files(self, port):
+        """Send everything to a port from now on; return the file system."""
+        gcsfs = pytest.importorskip("gcsfs")
+        self.monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        gcsfs.GCSFileSystem.clear_instance_cache()
+        return gcsfs.GCSFileSystem(token="anon", use_listings_cache=False)
+
+
+@pytest.fixture(params=[Moto, S3rver, GoogleEmulator])
+def store(request, tmp_path, monkeypatch):
+    """A server with an empty bucket, as `store.port`."""
+    store = request.param(monkeypatch)
+    store.port, folder = free_port(), tmp_path / "server"
     folder.mkdir()
-    process = subprocess.Popen(request.param(port, folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "S3RVER")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "S3RVER")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    process = subprocess.Popen(store.command(store.port, folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     monkeypatch.setenv("GLASSGPT_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     try:
         for _ in range(600):
             assert process.poll() is None
             try:
-                socket.create_connection(("127.0.0.1", port)).close()
+                socket.create_connection(("127.0.0.1", store.port)).close()
                 break
             except OSError:
                 time.sleep(0.1)
-        files(port, monkeypatch).mkdir("bucket")
-        yield port
+        connected(store, store.port).mkdir("bucket")
+        yield store
     finally:
         process.terminate()
         process.wait(20)
 
 
-def files(port, monkeypatch):
+def connected(store, port):
     """Send everything to a port from now on; return the file system."""
-    import s3fs
-
     from glassgpt.data.remote import mirror
 
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
-    s3fs.S3FileSystem.clear_instance_cache()
     mirror.mirror.cache_clear()
-    return s3fs.S3FileSystem(endpoint_url=f"http://127.0.0.1:{port}", use_listings_cache=False)
+    return store.files(port)
 
 
 def dataset(folder, lines=40_000, shard_tokens=150_000):
+    folder.mkdir(exist_ok=True)
     text = folder / "text.txt"
     text.write_text("\n\n".join(f"{n} is the number {n * n} of {n * 7}" for n in range(lines)))
     prepare(
@@ -118,53 +158,78 @@ def record(name, figures):
         Path(file).write_text(json.dumps({**content, name: figures}, indent=1) + "\n")
 
 
-def test_training_with_cut_connections_has_the_same_weights(server, tmp_path, monkeypatch, run_main):
+def test_training_with_cut_connections_has_the_same_weights(store, tmp_path, monkeypatch, run_main):
     data = dataset(tmp_path, lines=8000, shard_tokens=60_000)
-    files(server, monkeypatch).put(str(data) + "/", "bucket/data/", recursive=True)
-    proxy = Proxy(server, cuts=6, cut_after=30_000)
-    s3 = files(proxy.port, monkeypatch)
+    connected(store, store.port).put(str(data) + "/", "bucket/data/", recursive=True)
+    proxy = Proxy(store.port, cuts=6, cut_after=30_000)
+    files = connected(store, proxy.port)
     words = [word for name, value in SETTINGS.items() for word in (f"--{name.replace('_', '-')}", value)]
     code, _, told = run_main(
-        "train", "nano", "--data", "s3://bucket/data", "--out", "s3://bucket/run", "--train.max-steps", 6, *words
+        "train",
+        "nano",
+        "--data",
+        f"{store.kind}://bucket/data",
+        "--out",
+        f"{store.kind}://bucket/run",
+        "--train.max-steps",
+        6,
+        *words,
     )
     assert code == 0, told
-    assert "the run is at s3://bucket/run" in told
+    assert f"the run is at {store.kind}://bucket/run" in told
     assert proxy.cut > 0
     code, _, error = run_main("train", "nano", "--data", data, "--out", "here", "--train.max-steps", 6, *words)
     assert code == 0, error
     name = "checkpoints/step-000006/model.safetensors"
     expected = (tmp_path / "here" / name).read_bytes()
-    assert s3.cat_file(f"bucket/run/{name}") == expected
-    assert s3.cat_file("bucket/run/checkpoints/latest") == b"step-000006\n"
+    assert files.cat_file(f"bucket/run/{name}") == expected
+    assert files.cat_file("bucket/run/checkpoints/latest") == b"step-000006\n"
     shutil.rmtree("runs")
-    proxy = Proxy(server, cuts=3, cut_after=30_000)
-    files(proxy.port, monkeypatch)
-    code, _, told = run_main("train", "--resume", "--out", "s3://bucket/run", "--train.max-steps", 8)
+    proxy = Proxy(store.port, cuts=3, cut_after=30_000)
+    connected(store, proxy.port)
+    code, _, told = run_main("train", "--resume", "--out", f"{store.kind}://bucket/run", "--train.max-steps", 8)
     assert code == 0, told
     assert "resuming from step-000006" in told
     assert run_main("train", "--resume", "--out", "here", "--train.max-steps", 8)[0] == 0
     name = name.replace("6/", "8/")
     assert (tmp_path / "here" / name).read_bytes() == RunFolder(Path("runs/run")).path.joinpath(name).read_bytes()
-    record(
-        f"cut connections, {'moto' if 'moto' in os.environ['PYTEST_CURRENT_TEST'] else 's3rver'}", {"cut": proxy.cut}
-    )
+    record(f"cut connections, {type(store).__name__}", {"cut": proxy.cut})
 
 
-def test_first_step_comes_before_the_shards(server, tmp_path, monkeypatch):
+def test_first_step_comes_before_the_shards(store, tmp_path, monkeypatch):
     from glassgpt import api
     from glassgpt.data.remote.folder import dataset_folder
 
     data = dataset(tmp_path)
-    s3 = files(server, monkeypatch)
-    s3.put(str(data) + "/", "bucket/data/", recursive=True)
+    files = connected(store, store.port)
+    files.put(str(data) + "/", "bucket/data/", recursive=True)
     size = sum(file.stat().st_size for file in data.glob("*.bin"))
     rate = size // 40  # all of it takes 40 seconds
-    files(Proxy(server, bytes_per_second=rate).port, monkeypatch)
+    connected(store, Proxy(store.port, bytes_per_second=rate).port)
     began = time.perf_counter()
-    first = FirstStep(dataset_folder("s3://bucket/data"))
-    api.train(config("s3://bucket/data", 2), "run", observers=(first,))
+    first = FirstStep(dataset_folder(f"{store.kind}://bucket/data"))
+    api.train(config(f"{store.kind}://bucket/data", 2), "run", observers=(first,))
     seconds = first.at - began
     shards = len(list(data.glob("*.bin")))
-    name = "moto" if "moto" in os.environ["PYTEST_CURRENT_TEST"] else "s3rver"
-    record(f"first step, {name}", {"bytes": size, "shards": shards, "bytes_per_second": rate, "seconds_to_first_step": seconds, "shards_missing": first.missing})  # fmt: skip
+    record(f"first step, {type(store).__name__}", {"bytes": size, "shards": shards, "bytes_per_second": rate, "seconds_to_first_step": seconds, "shards_missing": first.missing})  # fmt: skip
     assert first.missing >= shards // 2  # few have arrived, while the first steps were computed
+
+
+def test_training_from_the_hub_with_cut_connections_has_the_same_weights(tmp_path, monkeypatch, run_main):
+    from huggingface_hub import HfFileSystem
+
+    monkeypatch.setenv("GLASSGPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    data = dataset(tmp_path / "repository", lines=8000, shard_tokens=60_000)
+    words = [word for name, value in SETTINGS.items() for word in (f"--{name.replace('_', '-')}", value)]
+    with hub(data.parent) as port:
+        proxy = Proxy(port, cuts=6, cut_after=30_000)
+        HfFileSystem.clear_instance_cache()
+        monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": f"http://127.0.0.1:{proxy.port}", "token": False})
+        for out, where in (("there", f"hf://datasets/{NAME}/data"), ("here", data)):
+            code, _, told = run_main("train", "nano", "--data", where, "--out", out, "--train.max-steps", 6, *words)
+            assert code == 0, told
+    assert proxy.cut > 0
+    name = "checkpoints/step-000006/model.safetensors"
+    assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+    record("cut connections, Hub", {"cut": proxy.cut})
