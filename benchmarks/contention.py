@@ -59,7 +59,7 @@ def main() -> None:
             range(options.rounds), itertools.product(options.busy, options.only)
         ):
             run = Path(folder, f"run-{number}-{busy}-{len(steps)}-{time.monotonic_ns()}")
-            with _busy_processes(busy):
+            with busy_processes(busy):
                 count = _steps_in(options.seconds, SETTINGS[name], data, run)
             steps.setdefault((name, busy), []).append(count)
             console.info(f"{name}, {busy} busy: {count} steps")
@@ -102,7 +102,7 @@ def _steps_in(seconds: float, setting: str, data: Path, run: Path) -> int:
 
 
 @contextlib.contextmanager
-def _busy_processes(count: int) -> Iterator[None]:
+def busy_processes(count: int) -> Iterator[None]:
     """Keep `count` processes computing."""
     processes = [multiprocessing.Process(target=_spin, daemon=True) for _ in range(count)]
     for process in processes:
