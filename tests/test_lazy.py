@@ -27,6 +27,17 @@ def test_garbage_is_not_collected_within_the_block_only(was_enabled):
         (gc.enable if before else gc.disable)()
 
 
+@pytest.mark.parametrize(("frozen", "expected"), [(0, ["freeze", "unfreeze"]), (1, [])])
+def test_what_was_imported_counts_as_old_unless_the_caller_has_frozen_objects(frozen, expected, monkeypatch):
+    called = []
+    monkeypatch.setattr(lazy.gc, "get_freeze_count", lambda: frozen)
+    for name in ("freeze", "unfreeze"):
+        monkeypatch.setattr(lazy.gc, name, lambda name=name: called.append(name))
+    with without_collecting():
+        assert called == []
+    assert called == expected
+
+
 def test_objects_are_frozen_when_a_module_is_new(monkeypatch):
     frozen = []
     monkeypatch.setattr(lazy.gc, "freeze", lambda: frozen.append(gc.isenabled()))

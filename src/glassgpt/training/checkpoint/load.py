@@ -25,6 +25,7 @@ from glassgpt.model.transformer import LanguageModel
 from glassgpt.model.vectors import ENCODERS, ModelWithEncoders
 from glassgpt.training.checkpoint.base import find_base, read_adapter
 from glassgpt.training.checkpoint.state import read_model_config
+from glassgpt.training.checkpoint.weights_file import use_mapped
 from glassgpt.training.checkpoint_layout import AVERAGE, OPTIMIZER, STATE, WEIGHTS
 from glassgpt.training.distributed import shard_like
 from glassgpt.training.rng import preserved_rng
@@ -46,7 +47,7 @@ def load_model(checkpoint: Path) -> LanguageModel:
         return model
     _require_weights_of(config, checkpoint)
     model = build_uninitialized(config)
-    model.quantized = load_weights(model, checkpoint, averaged=True)
+    model.quantized = _copy_tensors(model, _weights_to_use(checkpoint), may_map=True)
     return model.eval()
 
 
@@ -136,8 +137,7 @@ def load_weights(model: LanguageModel, checkpoint: Path, *, averaged: bool = Fal
     """
     adapter = read_adapter(checkpoint)
     if adapter is None or adapter_of(model) is not None:
-        file = AVERAGE if averaged and (checkpoint / AVERAGE).is_file() else WEIGHTS
-        return _copy_tensors(model, checkpoint / file)
+        return _copy_tensors(model, _weights_to_use(checkpoint) if averaged else checkpoint / WEIGHTS)
     load_weights(model, find_base(checkpoint, adapter), averaged=True)
     _merge(model, checkpoint, adapter, averaged=averaged)
     return {}
@@ -151,14 +151,24 @@ def _merge(model: LanguageModel, checkpoint: Path, adapter: Adapter, *, averaged
     merge_lora(model)
 
 
-def _copy_tensors(model: LanguageModel, file: Path) -> dict[str, QuantizedMatrix]:
-    """Copy the tensors of a file into a model: all its weights, or those of its adapter. Return those that are quantized."""
+def _weights_to_use(checkpoint: Path) -> Path:
+    """Return the file with the weights to use: their average, if there is one."""
+    return checkpoint / (AVERAGE if (checkpoint / AVERAGE).is_file() else WEIGHTS)
+
+
+def _copy_tensors(model: LanguageModel, file: Path, *, may_map: bool = False) -> dict[str, QuantizedMatrix]:
+    """Copy the tensors of a file into a model: all its weights, or those of its adapter. Return those that are quantized.
+
+    With `may_map`, a model that has no weights yet may use those in the file; see `weights_file`.
+    """
     own = model.state_dict()
     try:
         weights, quantized = split_quantized(load_file(file))
         if not isinstance(model, ModelWithEncoders):  # the language model alone
             weights = {name: w for name, w in weights.items() if not name.startswith(ENCODERS)}
         weights |= {name: matrix.dequantize() for name, matrix in quantized.items()}
+        if may_map and use_mapped(model, weights):
+            return quantized
         given = {name: shard_like(w, own.get(name, w)) for name, w in weights.items()}
         frozen = {name: own[name] for name, p in model.named_parameters() if not p.requires_grad}
         model.load_state_dict({**frozen, **given})

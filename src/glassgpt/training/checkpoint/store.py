@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from glassgpt.data.files import apply_umask, sync_folder
 from glassgpt.errors import CheckpointError
@@ -23,6 +22,7 @@ from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.checkpoint.base import adapter_to_json
 from glassgpt.training.checkpoint.state import TrainingState
 from glassgpt.training.checkpoint.verify import write_manifest
+from glassgpt.training.checkpoint.weights_file import save_aligned
 from glassgpt.training.checkpoint_layout import (
     ABANDONED_PREFIX,
     AVERAGE,
@@ -118,10 +118,10 @@ def write_checkpoint(run: RunFolder, content: CheckpointContent) -> Path:
     target = run.checkpoints / checkpoint_name(content.step)
     try:
         with _staging_folder(target) as staging:
-            save_file(_as_stored(content.weights, content.quantized), staging / WEIGHTS)
+            save_aligned(_as_stored(content.weights, content.quantized), staging / WEIGHTS)
             apply_umask(staging / WEIGHTS)
             if content.average is not None:
-                save_file(content.average, staging / AVERAGE)
+                save_aligned(content.average, staging / AVERAGE)
                 apply_umask(staging / AVERAGE)
             if content.optimizers:
                 torch.save(content.optimizers, staging / OPTIMIZER)
@@ -209,7 +209,7 @@ def save_snapshot(run: RunFolder, weights: dict[str, torch.Tensor], state: Train
     target = run.snapshots / checkpoint_name(state.step)
     try:
         with _staging_folder(target) as staging:
-            save_file(weights, staging / WEIGHTS)
+            save_aligned(weights, staging / WEIGHTS)
             apply_umask(staging / WEIGHTS)
             (staging / STATE).write_text(state.to_json())
             write_manifest(staging)
