@@ -349,7 +349,8 @@ def test_hue_leaves_gray_alone_style_leaves_white_alone_and_values_keep_their_ra
     for change in (
         image_augmentation.moved, image_augmentation.filtered, image_augmentation.lit, image_augmentation.outlined,
         image_augmentation.blurred_or_sharpened, image_augmentation.flattened, image_augmentation.repainted,
-        image_augmentation.thickened, image_augmentation.simplified, image_augmentation.grayed, lambda x, s: image_augmentation.recolored(x, s, s),
+        image_augmentation.thickened, image_augmentation.simplified, lambda x, s: image_augmentation.grayed(x, 6 * s),
+        lambda x, s: image_augmentation.recolored(x, s, s),
     ):  # fmt: skip
         assert (change(white, 1.5) - white).abs().max() < 0.02
         changed = change(random, 1.5)

@@ -31,6 +31,9 @@ POLAR_EXPRESS = (
 SAFETY = 1.02
 """Singular values must not exceed 1 at the start, also after rounding to 16 bits (same paper, section 4)."""
 
+SHAPES = 64
+"""Most shapes of matrices whose updates are compiled."""
+
 
 def orthogonalize(matrices: Tensor, coefficients: Sequence[tuple[float, float, float]] = POLAR_EXPRESS) -> Tensor:
     """Return the orthogonal factor U V^T of each matrix U S V^T, with singular values within about 10 % of 1.
@@ -122,6 +125,8 @@ class Muon(torch.optim.Optimizer):
         self._orthogonalize: Callable[[Tensor], Tensor] = orthogonalize
         self._look_ahead, self._apply = _look_ahead, _apply
         if compiled:
+            # Each shape is compiled by itself; encoders with convolutions have more shapes than PyTorch would compile.
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)  # pyright: ignore
             self._look_ahead = torch.compile(_look_ahead, dynamic=False)
             self._orthogonalize = torch.compile(orthogonalize, dynamic=False)
             self._apply = torch.compile(_apply, dynamic=False)
