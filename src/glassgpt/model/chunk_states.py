@@ -67,24 +67,26 @@ def states_by_group(keep: Tensor, add: Tensor, state: Tensor) -> tuple[Tensor, T
     n_chunks, (width, values) = keep.size(2), add.shape[-2:]
     size = math.isqrt(n_chunks - 1) + 1  # of a group; what is missing in the last one keeps the state as it is
     one = torch.eye(width, dtype=keep.dtype, device=keep.device)
-    missing = -n_chunks % size
-    keep = torch.cat((keep, one.expand(*keep.shape[:2], missing, -1, -1)), dim=2)
-    add = torch.nn.functional.pad(add, (0, 0, 0, 0, 0, missing))
-    keep = keep.flatten(0, 1).unflatten(1, (-1, size)).flatten(0, 1)  # (B·H·groups, size, D, D)
-    more = torch.cat((torch.zeros_like(keep), add.reshape(*keep.shape[:-1], values)), dim=-1)
-    groups = torch.eye(width, width + values, dtype=keep.dtype, device=keep.device).repeat(len(keep), 1, 1)  # P and A
-    within: list[Tensor] = []
+    if missing := -n_chunks % size:
+        keep = torch.cat((keep, one.expand(*keep.shape[:2], missing, -1, -1)), dim=2)
+        add = torch.nn.functional.pad(add, (0, 0, 0, 0, 0, missing))
+    keep, add = (x.unflatten(2, (-1, size)).flatten(0, 2) for x in (keep, add))  # (B·H·groups, size, D, D or E)
+    within = keep.new_empty(size + 1, len(keep), width, width + values)  # P and A before each chunk, and behind all
+    within[0] = torch.eye(width, width + values, dtype=keep.dtype, device=keep.device)
     for n in range(size):
-        within.append(groups)
-        groups = torch.baddbmm(more[:, n], keep[:, n], groups)
-    products, sums = groups.unflatten(0, (state.size(0) * state.size(1), -1)).split((width, values), dim=-1)
-    between, after = list[Tensor](), state.flatten(0, 1)
-    for n in range(products.size(1)):
-        between.append(after)
-        after = torch.baddbmm(sums[:, n], products[:, n], after)
-    products, sums = torch.stack(within, dim=1).split((width, values), dim=-1)
-    begin = torch.stack(between, dim=1).flatten(0, 1)[:, None]  # (B·H·groups, 1, D, E)
-    before = (sums + products @ begin).view(*state.shape[:2], -1, width, values)[:, :, :n_chunks]
+        torch.bmm(keep[:, n], within[n], out=within[n + 1])
+        within[n + 1, ..., width:] += add[:, n]
+    products, sums = within.split((width, values), dim=-1)
+    after = state.flatten(0, 1)
+    begin = keep.new_empty(len(after), len(keep) // len(after), width, values)
+    last_products, last_sums = (x[-1].unflatten(0, begin.shape[:2]) for x in (products, sums))
+    for n in range(begin.size(1)):
+        begin[:, n] = after
+        after = torch.baddbmm(last_sums[:, n], last_products[:, n], after)
+    before = keep.new_empty(len(keep), size, width, values)
+    for n in range(size):
+        torch.baddbmm(sums[n], products[n], begin.flatten(0, 1), out=before[:, n])
+    before = before.view(*state.shape[:2], -1, width, values)[:, :, :n_chunks]
     return before.contiguous(), after.view_as(state).clone()
 
 
