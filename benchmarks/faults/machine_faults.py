@@ -100,7 +100,7 @@ def full_from(step: int) -> Callable[[Trainer], None]:
         def refuse(*arguments: Any) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        at_step(trainer, step, lambda: setattr(store, "save_file", refuse))
+        at_step(trainer, step, lambda: setattr(store, "save_aligned", refuse))
 
     return inject
 

@@ -90,7 +90,7 @@ def test_full_disk_during_training_is_reported(grammar_data, tmp_path, monkeypat
     def refuse(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("glassgpt.training.checkpoint.store.save_file", refuse)
+    monkeypatch.setattr("glassgpt.training.checkpoint.store.save_aligned", refuse)
     config = load_config("nano", {"data": str(grammar_data), "train.max_steps": 12, "checkpoint.every_steps": 8})
     with pytest.raises(CheckpointError):
         api.train(config, tmp_path / "run")

@@ -200,7 +200,7 @@ def test_full_disk_leaves_earlier_checkpoints_untouched(run, model, optimizers, 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(ck.store, "save_file", full)
+    monkeypatch.setattr(ck.store, "save_aligned", full)
     with pytest.raises(CheckpointError, match="No space left on device; earlier checkpoints are untouched"):
         save(run, model, optimizers, 2)
     assert ck.newest_verified_checkpoint(run).path == good

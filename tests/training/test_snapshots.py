@@ -194,7 +194,7 @@ def test_full_disk_is_a_warning(config, tmp_path, monkeypatch, capsys):
     def refuses(weights, file):
         raise OSError(errno.ENOSPC, "No space left on device", str(file))
 
-    monkeypatch.setattr("glassgpt.training.checkpoint.store.save_file", refuses)
+    monkeypatch.setattr("glassgpt.training.checkpoint.store.save_aligned", refuses)
     settings = config(train__max_steps=1)
     with pytest.raises(CheckpointError, match="could not save .*checkpoints"):  # of the checkpoint, as before
         api.train(settings, tmp_path / "run")
