@@ -15,6 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from glassgpt.openmp import set_openmp_defaults
+
+set_openmp_defaults()  # OpenMP reads its settings when torch is loaded, by what follows
+# ruff: noqa: E402
+
 from emoji_data import QUESTIONS, Row, emoji_rows
 from multimodal_data import write_rows
 from PIL import Image

@@ -340,6 +340,9 @@ def test_another_image_tokenizer_is_refused(drawing_run, tmp_path):
     ImageTokenizer(CONFIG, ImageAutoencoder(CONFIG)).save(other, {})
     with pytest.raises(WrongTokenizerError, match="is not the one that the model was trained with"):
         glassgpt.load(drawing_run).draw("red top left", image_tokenizer=other)
+    model = glassgpt.load(drawing_run)
+    with pytest.raises(WrongTokenizerError, match="is not the one that the model was trained with"):
+        replace(model, drawing=replace(model.drawing, positions=1 << 20)).draw("red top left")  # a run may be untrusted
 
 
 def test_image_tokenizer_may_have_moved(drawing_run, image_tokenizer):

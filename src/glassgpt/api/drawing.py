@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,7 @@ def find_image_tokenizer(
         )
     place = Path(record.path if folder is None else folder)
     found = load_image_tokenizer(place, device)
-    if found.fingerprint != record.fingerprint:
+    if replace(DrawingRecord.of(found, place), path=record.path) != record:
         raise WrongTokenizerError(
             f"the image tokenizer in {place} is not the one that the model was trained with, which was in {record.path}"
         )

@@ -30,6 +30,7 @@ MESSAGES = {
     "the training documents are written in {} orders, so that a model does not learn a picture from the one before it; an epoch has each of them {} times": "학습 문서를 {0}가지 순서로 저장합니다. 모델이 바로 앞의 그림을 보고 그림을 외우지 않도록 하기 위해서입니다. 한 에포크에 문서마다 {1}번 나옵니다",
 }
 HELP = {
+    "Draws emoji from captions, for one GPU: memorizes 1,911 drawings of 64 codes in two minutes.": "설명을 보고 이모지를 그립니다. GPU 하나로 2분이면 코드 64개짜리 그림 1,911장을 외웁니다.",
     "Pictures": "그림",
     "Image tokenizer, created with train-image-tokenizer: prepare captions and the tokens of their pictures, as a text that a model learns to draw from.": "train-image-tokenizer로 만든 이미지 토크나이저. 설명과 그 그림의 토큰을, 모델이 그리기를 배울 글로 준비합니다.",
     "Each row has one picture and its text.": "행마다 그림 한 장과 그 글이 있어야 합니다.",
