@@ -110,7 +110,8 @@ def test_same_bytes_with_killed_workers(text, expected, tmp_path):
     assert files_of(tmp_path / "set") == expected
 
 
-def test_next_try_continues_after_a_killed_driver(text, expected, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_next_try_continues_after_an_ended_driver(text, expected, tmp_path, number):
     process = subprocess.Popen(command(text, tmp_path / "set"), stderr=subprocess.DEVNULL)
     folder = tmp_path / ".set.parts"
     deadline = time.monotonic() + 200
@@ -118,8 +119,8 @@ def test_next_try_continues_after_a_killed_driver(text, expected, tmp_path):
         assert process.poll() is None, "it was done before two parts were seen"
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.kill()
-    process.wait()
+    process.send_signal(number)
+    process.wait(60)
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}
     assert len(before) >= 2
 
