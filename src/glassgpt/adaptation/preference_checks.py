@@ -32,6 +32,8 @@ def preference_problems(
         found.append("train.loss cannot be combined with preference.data, which has a loss of its own; leave it out")
     if train.teacher:
         found.append("train.teacher cannot be combined with preference.data; choose one of them")
+    if train.fp8 != "off":
+        found.append(f"train.fp8 {train.fp8} cannot be combined with preference.data; set it to off")
     if train.sharding == "full":
         found.append("train.sharding full cannot be combined with preference.data; use none")
     if train.micro_batch_size == "auto":

@@ -97,12 +97,14 @@ def multimodal_loss(
         special_ids: ids of tokens that are no text.
 
     Raises:
-        ConfigError: a teacher is configured, whose predictions are of text only, or another loss.
+        ConfigError: a teacher is configured, whose predictions are of text only, another loss, or 8-bit products.
         DataError: nothing is learned.
     """
     for name in ("loss", "teacher"):
         if getattr(config.train, name):
             raise ConfigError([f"train.{name} cannot be combined with pictures and sound; leave it out"])
+    if config.train.fp8 != "off":
+        raise ConfigError([f"train.fp8 {config.train.fp8} cannot be combined with pictures and sound; set it to off"])
     if not supervised_share:
         raise DataError("no text of these documents is learned, so that nothing can be trained; give each a text")
     if isinstance(model, MultimodalModel) and model.multimodal.has_ctc:

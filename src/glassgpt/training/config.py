@@ -33,6 +33,8 @@ class TrainConfig:
         learning_rate: peak learning rate, reached after warmup.
         clip_norm: largest global gradient norm; larger gradients are scaled down. 0 switches clipping off.
         precision: arithmetic of the forward pass; auto is bf16 on a GPU that supports it and fp32 elsewhere.
+        fp8: products in 8-bit floats, which newer GPUs compute faster and which round more: head are those of the head and
+            its loss, all also those of the blocks. Needs bf16 and a GPU of compute capability 8.9 (Ada) or newer.
         device: device to train on; auto takes CUDA, then MPS, then the CPU.
         compile: whether to use torch.compile; auto uses it on CUDA, where it pays off.
         deterministic: whether a run on a GPU ends with the same bits each time it is trained or resumed; on a CPU it always
@@ -65,6 +67,7 @@ class TrainConfig:
     learning_rate: float = 6e-4
     clip_norm: float = 1.0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    fp8: Literal["off", "head", "all"] = "off"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     deterministic: Literal["auto", "on", "off"] = "auto"
@@ -117,9 +120,24 @@ class TrainConfig:
             found.append("train.loss cannot be combined with train.teacher, which is a loss as well; leave one out")
         if self.loss and self.loss_chunk_tokens:
             found.append("train.loss needs all logits at once; set train.loss_chunk_tokens to 0")
+        found += self._fp8_problems()
         if self.early_stop_evaluations > 0 and self.eval_every_steps == 0:
             found.append("train.early_stop_evaluations needs validations: set train.eval_every_steps")
         return found + tracker_problems(self.trackers)
+
+    def _fp8_problems(self) -> list[str]:
+        others = (
+            ("precision", self.precision in ("fp32", "fp16"), "use bf16"),
+            ("deterministic", self.deterministic == "on", "use auto"),
+            ("sharding", self.sharding == "full", "use none"),
+            ("loss", bool(self.loss), "leave it out"),
+            ("teacher", bool(self.teacher), "leave it out"),
+        )
+        return [
+            f"train.{name} {getattr(self, name)} cannot be combined with train.fp8 {self.fp8}; {advice}"
+            for name, does, advice in others
+            if does and self.fp8 != "off"
+        ]
 
     def resolve_micro_batch_size(self, batch_size: int) -> int:
         """Return the sequences per forward pass for `batch_size` sequences per step and process.

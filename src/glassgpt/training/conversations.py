@@ -79,7 +79,7 @@ def conversation_loss(model: LanguageModel, train: TrainConfig, tokens: Conversa
     """Return the loss of conversations.
 
     Raises:
-        ConfigError: a teacher is configured, whose predictions are of text only, or another loss.
+        ConfigError: a teacher is configured, whose predictions are of text only, another loss, or 8-bit products.
         DataError: no token is learned.
     """
     if train.loss:
@@ -94,6 +94,8 @@ def conversation_loss(model: LanguageModel, train: TrainConfig, tokens: Conversa
         )
     if train.teacher:
         raise ConfigError(["train.teacher cannot be combined with conversations; distil on text, then fine-tune"])
+    if train.fp8 != "off":
+        raise ConfigError([f"train.fp8 {train.fp8} cannot be combined with conversations; set it to off"])
     if not tokens.supervised_share:
         raise DataError(
             "no token of these conversations is learned, so that nothing can be trained; see: glassgpt doctor GG-CHT-002"

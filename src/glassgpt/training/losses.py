@@ -12,6 +12,7 @@ from glassgpt.training.config import TrainerConfig
 from glassgpt.training.conversations import conversation_loss
 from glassgpt.training.custom_loss import custom_loss
 from glassgpt.training.distillation import distillation_loss
+from glassgpt.training.fp8 import fp8_loss
 from glassgpt.training.loss import TrainingLoss
 from glassgpt.training.preference import preference_loss
 
@@ -33,6 +34,8 @@ def build_loss(tokens: TokenArray, model: LanguageModel, config: TrainerConfig) 
         return custom_loss(model, config.train.loss)
     if config.train.teacher:
         return distillation_loss(model, config.train)
+    if config.train.fp8 != "off":
+        return fp8_loss(model, config.train)
     return TrainingLoss(model, config.train.loss_chunk_tokens)
 
 

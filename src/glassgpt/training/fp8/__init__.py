@@ -1,0 +1,31 @@
+"""Training with 8-bit floating-point products on GPUs that have them (Micikevicius et al. 2022).
+
+`quantize.py` defines the number formats and scales, `head.py` the loss with its head, `linear.py` the linear layers of
+the blocks, `kernels.py` the GPU kernels of both. Weights, optimizer and checkpoints stay as they are.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from glassgpt.model.transformer import LanguageModel
+from glassgpt.training.config import TrainConfig
+from glassgpt.training.fp8.checks import require_fp8
+from glassgpt.training.fp8.head import FP8HeadLoss
+from glassgpt.training.fp8.linear import convert
+
+__all__ = ["fp8_loss"]
+
+
+def fp8_loss(model: LanguageModel, train: TrainConfig) -> FP8HeadLoss:
+    """Return the loss for `train.fp8`; with `all`, the linear layers of the model's blocks are converted in place.
+
+    Raises:
+        ConfigError: the device has no 8-bit products, or sizes do not fit.
+    """
+    require_fp8(model, train)
+    if train.fp8 == "all":
+        for module in model.blocks.modules():
+            if type(module) is nn.Linear:
+                convert(module)
+    return FP8HeadLoss(model, train.loss_chunk_tokens)

@@ -1,0 +1,158 @@
+"""The loss whose head computes in 8 bits: the largest product of a small model, and its passes over the logits.
+
+One operation returns the loss and its gradients: the gradient by the logits, softmax minus one-hot, lies between -1
+and 1 whatever the model, so it can be written in 8 bits with a fixed scale as soon as the logits exist. Neither the
+logits nor their gradient are kept for the backward pass, which multiplies by the gradient of the loss.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glassgpt.model.gpt2 import GPT2
+from glassgpt.model.llama import Llama
+from glassgpt.model.modern import LOGIT_CAP, ModernRecipe
+from glassgpt.model.transformer import LanguageModel
+from glassgpt.training.fp8.quantize import E5M2, Quantized, padded_size, product, quantize, saturate, transpose
+from glassgpt.training.loss import TrainingLoss
+
+GRADIENT_SCALE = 2.0**15
+"""Maps gradients by logits, at most 1, to the upper end of E5M2: the smallest of them that keeps its precision is 2^-29."""
+
+
+class FP8HeadLoss(TrainingLoss):
+    """Maps tokens to the loss, with the head's products in 8 bits while training; validation is unchanged."""
+
+    def __init__(self, model: LanguageModel, chunk_tokens: int = 0) -> None:
+        super().__init__(model, chunk_tokens)
+        head = head_of(model)
+        assert head is not None, "see `require_fp8`"
+        self._head = head  # in a tuple, so that the matrix is not registered a second time
+
+    def of(self, model: LanguageModel, chunk_tokens: int = 0) -> FP8HeadLoss:
+        """Return the same loss of another model."""
+        return FP8HeadLoss(model, chunk_tokens)
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of inputs and targets (B, T) in nats per token: a scalar."""
+        if not self.model.training:
+            return super().forward(inputs, targets)
+        features = self.model.features(inputs).flatten(0, 1)  # (N, C)
+        if torch.is_autocast_enabled(features.device.type):
+            features = features.to(torch.get_autocast_dtype(features.device.type))  # a norm returns float32
+        matrix, cap = self._head
+        chunk = padded_size(self.chunk_tokens or targets.numel())
+        return cross_entropy_fp8(features, matrix.weight, targets.flatten(), cap, chunk)[0]
+
+
+def head_of(model: LanguageModel) -> tuple[nn.Linear | nn.Embedding, float] | None:
+    """Return the module with the head's matrix (V, C) and the cap of the logits, 0 without one.
+
+    None if the head computes something else.
+    """
+    compute = type(model).head
+    if compute not in (GPT2.head, ModernRecipe.head, Llama.head):
+        return None
+    matrix = getattr(model, "lm_head", None) or model.get_submodule("token_embedding")
+    if not isinstance(matrix, nn.Linear | nn.Embedding) or type(matrix) not in (nn.Linear, nn.Embedding):
+        return None  # a subclass, such as one with adapters
+    return matrix, LOGIT_CAP if compute is ModernRecipe.head else 0.0
+
+
+@torch.library.custom_op("glassgpt::cross_entropy_fp8", mutates_args=())
+def cross_entropy_fp8(
+    features: Tensor, weight: Tensor, targets: Tensor, cap: float, chunk_tokens: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mean cross-entropy of the targets under the logits features · weightᵀ, and its gradients.
+
+    Args:
+        features: (N, C).
+        weight: (V, C).
+        targets: (N,) int64.
+        cap: logits become cap · tanh(logits / cap); 0 leaves them as they are.
+        chunk_tokens: rows whose logits are held at once.
+
+    Returns:
+        The loss, () float32; its gradients by features (N, C) in their type, and by weight (V, C) in its type.
+    """
+    matrix = quantize(weight, padded_size(len(weight)))
+    losses, by_features = features.new_empty(targets.shape, dtype=torch.float32), torch.empty_like(features)
+    by_weight: Tensor | None = None
+    for start in range(0, len(targets), chunk_tokens):
+        rows = slice(start, start + chunk_tokens)
+        losses[rows], by_features[rows], part = _chunk(
+            features[rows], matrix, targets[rows], len(weight), cap, len(targets)
+        )
+        by_weight = part if by_weight is None else by_weight.add_(part)
+    assert by_weight is not None
+    return losses.mean(), by_features, by_weight[: len(weight)].to(weight.dtype).contiguous()
+
+
+def _chunk(
+    features: Tensor, weight: Quantized, targets: Tensor, vocabulary: int, cap: float, n_tokens: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each row's loss, and the gradients of the sum of losses over n_tokens by features and weight."""
+    x = quantize(features)
+    dtype = torch.bfloat16 if features.is_cuda else features.dtype
+    logits = product(x.rows, weight.rows, x.inverse_scale, weight.inverse_scale, dtype, fast=True)
+    losses, gradients = losses_and_gradients(logits, targets, vocabulary, cap)
+    del logits
+    inverse = torch.full_like(x.inverse_scale, 1 / (GRADIENT_SCALE * n_tokens))
+    by_weight = product(transpose(gradients), x.columns, inverse, x.inverse_scale, torch.float32, fast=False)
+    by_features = product(gradients, weight.columns, inverse, weight.inverse_scale, features.dtype, fast=False)
+    return losses, by_features, by_weight
+
+
+def losses_and_gradients(logits: Tensor, targets: Tensor, vocabulary: int, cap: float) -> tuple[Tensor, Tensor]:
+    """Return each row's loss, and its gradient by the logits times `GRADIENT_SCALE` in 8 bits.
+
+    Args:
+        logits: (N, P), the first V of which count.
+        targets: (N,) int64.
+        vocabulary: V.
+        cap: see `cross_entropy_fp8`.
+
+    Returns:
+        The losses (N,) float32, and the gradients (N, P).
+    """
+    if not logits.is_cuda:
+        return losses_and_gradients_readable(logits, targets, vocabulary, cap)
+    from glassgpt.training.fp8 import launch
+
+    return launch.losses_and_gradients(logits, targets, vocabulary, cap, GRADIENT_SCALE, E5M2)
+
+
+def losses_and_gradients_readable(
+    logits: Tensor, targets: Tensor, vocabulary: int, cap: float
+) -> tuple[Tensor, Tensor]:
+    """Return the same as `losses_and_gradients`, from the formula."""
+    x = logits[:, :vocabulary].float()
+    bent = torch.tanh(x / cap) if cap else torch.zeros_like(x)
+    log_probabilities = (cap * bent if cap else x).log_softmax(1)
+    losses = -log_probabilities.gather(1, targets[:, None])[:, 0]
+    gradients = (log_probabilities.exp() - F.one_hot(targets, vocabulary)) * (1 - bent.square())
+    return losses, saturate(F.pad(gradients * GRADIENT_SCALE, (0, logits.size(1) - vocabulary)), E5M2)
+
+
+@cross_entropy_fp8.register_fake
+def _(
+    features: Tensor, weight: Tensor, targets: Tensor, cap: float, chunk_tokens: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    return features.new_empty((), dtype=torch.float32), torch.empty_like(features), torch.empty_like(weight)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*output[1:])
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _differentiate(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    by_features, by_weight = ctx.saved_tensors
+    return by_features * grad, by_weight * grad, None, None, None
+
+
+cross_entropy_fp8.register_autograd(_differentiate, setup_context=_save)

@@ -1,0 +1,75 @@
+"""Linear layers whose products run in 8 bits while training.
+
+Activations and gradients have fixed scales, so that their casts can be fused with whatever computes them: a scale that
+is measured first needs a pass of its own over the tensor, and at the widths of a small model these passes cost what
+the products save. Inputs follow a norm, an activation or attention, and are of the order of 1. The gradient of a mean
+over N tokens is of the order of 1/N, so it is multiplied by N. Weights are scaled by their largest value.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from glassgpt.training.fp8.quantize import E4M3, E5M2, product, saturate, scale_of, transpose
+
+INPUT_SCALE = 4.0
+"""Values up to 112 are representable; below 2^-8 they lose precision."""
+
+
+class FP8Linear(nn.Linear):
+    """`nn.Linear` whose products are computed in 8 bits while training. Made by `convert`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (…, C) to (…, D)."""
+        if not self.training:
+            return super().forward(input)
+        y: Tensor = LinearFunction.apply(input.flatten(0, -2), self.weight)  # type: ignore[no-untyped-call]
+        y = y.unflatten(0, input.shape[:-1])
+        return y + self.bias.to(y.dtype) if self.bias is not None else y  # pyright: ignore[reportUnnecessaryComparison]
+
+
+def convert(linear: nn.Linear) -> None:
+    """Make a linear layer an `FP8Linear` in place; its parameters stay the same objects."""
+    linear.__class__ = FP8Linear
+
+
+def gains_from_8_bits(weight: Tensor) -> bool:
+    """Return whether the product for a weight's gradient is worth its transposed operands in 8 bits.
+
+    On an H200 (65,536 tokens) it takes 0.111 ms in 16 bits and 0.103 in 8 for 768 x 768, 0.387 and 0.202 for 3072 x 768.
+    """
+    return weight.size(0) != weight.size(1)
+
+
+class LinearFunction(torch.autograd.Function):
+    """x · weightᵀ for x (N, C) and weight (D, C)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        """Return (N, D) in the type of autocast, or of x without it."""
+        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        scale = scale_of(weight)
+        inverse = scale.reciprocal()
+        w8 = saturate(weight * scale, E4M3)
+        x8 = saturate(x.float() * INPUT_SCALE, E4M3)
+        y = product(x8, w8, torch.full_like(inverse, 1 / INPUT_SCALE), inverse, dtype, fast=True)
+        ctx.save_for_backward(transpose(x8) if gains_from_8_bits(weight) else x.to(dtype), transpose(w8), inverse)
+        ctx.weight_dtype = weight.dtype
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return the gradients by x and weight."""
+        x, w_columns, inverse = ctx.saved_tensors
+        n_tokens = grad.size(0)
+        g8 = saturate(grad.float() * n_tokens, E5M2)
+        by_x = product(g8, w_columns, torch.full_like(inverse, 1 / n_tokens), inverse, grad.dtype, fast=True)
+        if x.dtype == E4M3:
+            unscale = torch.full_like(inverse, 1 / (n_tokens * INPUT_SCALE))
+            by_weight = product(transpose(g8), x, unscale, torch.ones_like(inverse), grad.dtype, fast=True)
+        else:
+            by_weight = grad.t() @ x
+        return by_x, by_weight.to(ctx.weight_dtype)
