@@ -110,6 +110,17 @@ def test_a_linear_layer_agrees_with_its_16_bit_form():
     assert torch.equal(linear.eval()(x), y)
 
 
+def test_tiny_gradients_do_not_become_zero():
+    """Early in the training of GPT-2 124M those of queries and keys are 1e-7, in units of one over the number of tokens."""
+    torch.manual_seed(0)
+    linear, x = nn.Linear(32, 48), torch.randn(64, 32, requires_grad=True)
+    gradient = torch.randn(64, 48) * 3e-7 / 64
+    expected = torch.autograd.grad(linear(x), (x, linear.weight), gradient)
+    convert(linear)
+    for found, exact in zip(torch.autograd.grad(linear(x), (x, linear.weight), gradient), expected, strict=True):
+        assert relative_error(found, exact) < 0.1
+
+
 @pytest.mark.parametrize("arch", ["gpt2", "modern", "llama"])
 def test_training_in_8_bits_follows_training_in_32(monkeypatch, arch):
     monkeypatch.setattr("glassgpt.training.fp8.require_fp8", lambda model, train: None)

@@ -38,7 +38,7 @@ class TrainConfig:
         device: device to train on; auto takes CUDA, then MPS, then the CPU.
         compile: whether to use torch.compile; auto uses it on CUDA, where it pays off.
         deterministic: whether a run on a GPU ends with the same bits each time it is trained or resumed; on a CPU it always
-            does. auto does so where it costs little: on Hopper or newer in 16 bits, with the extra deterministic.
+            does. auto does so where it costs little: on Hopper or newer in 16 bits without fp8, with the extra deterministic.
         sharding: with several processes, full shards weights and optimizer over them (FSDP2), for models that one GPU
             cannot hold; none gives each process a copy (DDP), which is faster.
         loss_chunk_tokens: tokens whose logits are held in memory at once; 0 holds those of the whole micro-batch, which

@@ -184,7 +184,8 @@ def _is_deterministic(train: TrainConfig, device: torch.device, precision: Preci
     """Resolve `train.deterministic`; see `TrainConfig`."""
     if device.type != "cuda" or train.deterministic == "off":
         return False
-    if train.deterministic == "auto" and (precision == "fp32" or not has_cudnn_attention(device)):
+    is_untested = precision == "fp32" or train.fp8 != "off"
+    if train.deterministic == "auto" and (is_untested or not has_cudnn_attention(device)):
         return False
     set_cublas_workspace()
     return True
