@@ -52,7 +52,7 @@ def cross_entropy_kernel(
     """Write each row's loss, (N,) float32, and its gradient by the logits (N, n_padded), times SCALE, in 8 bits.
 
     A program reads its row twice, the second time from the cache: first for the log-sum-exp, then for the gradient.
-    Each lane keeps a maximum and a sum of its own; WIDTH logits are read at once and share one rescaling of the sum.
+    Each lane keeps a maximum and a sum of its own; WIDTH logits are loaded together and share one rescaling of the sum.
     """
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * n_padded
