@@ -1,4 +1,4 @@
-"""What 8-bit products need of a GPU, a model and a batch."""
+"""Checks of the GPU, the model and the batch that 8-bit products need."""
 
 from __future__ import annotations
 
