@@ -325,6 +325,9 @@ def test_wrong_captions_are_named(drawing_run):
         model.draw("zebra " * 40)
     with pytest.raises(GenerationError, match="it must be a list"):
         model.draw_many("red")
+    with pytest.raises(GenerationError, match=r"returns one sample; use draw_many\(…\)"):
+        model.draw("red", num_samples=2)
+    assert model.draw_many([]) == []
 
 
 def test_longest_caption_is_drawn(drawing_run):
@@ -417,13 +420,17 @@ def test_command_draws_sheets_and_folders(drawing_run, tmp_path, run_main, monke
         (["--draw", "red", "--out", "a.png", "--max-tokens", "3"], "max_tokens is for text"),
         (["--draw", "red", "--out", "none/a.png"], "the folder none does not exist"),
         (["--draw", "red", "--out", "."], "exists already"),
+        (["--draw", "red", "--out", "file"], "exists already"),
+        (["--draw", "red", "--out", "file.png"], "exists already"),
+        (["--draw", "red", "--out", "a.jpg"], "--out is a.jpg; pictures are written as PNG"),
         (["--draw", "red", "--out", "a.png", "--image-tokenizer", "none"], "none is not an image tokenizer"),
     ],
 )
 def test_wrong_command_lines_are_named(drawing_run, tmp_path, run_main, monkeypatch, flags, message):
-    (tmp_path / "file").touch()
+    for name in ("file", "file.png"):
+        (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
     code, _, errors = run_main("generate", drawing_run, *flags)
     assert code == 2
     assert message in errors
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "file.png"]

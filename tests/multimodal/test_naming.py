@@ -84,6 +84,26 @@ def test_names_are_ranked_for_pictures_and_sounds(named):
     assert len(api.top_names(named, NAMES, prompt="a")) == 2  # of a text, too
     with pytest.raises(GenerationError, match="at least one name"):
         api.top_names(named, [], images=[picture(0).data])
+    with pytest.raises(GenerationError, match="k is 0; it must be at least 1"):
+        api.top_names(named, NAMES, 0)
+    with pytest.raises(GenerationError, match="names is the string 'a red apple'"):
+        api.top_names(named, "a red apple")
+    with pytest.raises(GenerationError, match="positions left in the context"):
+        api.top_names(named, ["x" * 200], images=[picture(0).data])
+
+
+def test_a_name_may_fill_the_context(named):
+    prompt, context = [named.tokenizer.end_of_text] * 4, named.model.config.context_length
+    name = next("x" * n for n in range(1, 200) if len(named.tokenizer.encode("x" * n)) == context - len(prompt))
+    assert NameRanker(named.decoding_model, named.tokenizer, [name]).best(prompt, 1)[0].text == name
+
+
+def test_a_null_is_no_label(tmp_path):
+    rows = [{"image": "a.png", "text": "a", "language": given} for given in (None, "ko")]
+    assert [each.labels for each in read_questions(write_rows(tmp_path / "rows.jsonl", rows))] == [
+        {},
+        {"language": "ko"},
+    ]
 
 
 def test_exact_answers_are_counted_by_label(named, rows, capsys):

@@ -19,16 +19,18 @@ def until_exhausted(items: Iterator[T], held: ExitStack) -> Iterator[T]:
         yield from items
 
 
-def single_sample(options: GenerationArguments) -> GenerationArguments:
+def single_sample(options: GenerationArguments, others: str = "samples(…) or stream_chunks(…)") -> GenerationArguments:
     """Return options as given.
+
+    Args:
+        options: by name.
+        others: methods that return several samples.
 
     Raises:
         GenerationError: they ask for several samples.
     """
     if (count := options.get("num_samples", 1)) != 1:
-        raise GenerationError(
-            f"num_samples is {count}, but this method returns one text; use samples(…) or stream_chunks(…)"
-        )
+        raise GenerationError(f"num_samples is {count}, but this method returns one sample; use {others}")
     return options
 
 
@@ -46,13 +48,18 @@ def without_logprobs(options: Mapping[str, Any]) -> GenerationOptions:
     return parsed
 
 
-def require_list(prompts: object) -> None:
+def require_list(prompts: object, name: str = "prompts", other: str = "generate(…)") -> None:
     """Check that prompts are several.
+
+    Args:
+        prompts: as given.
+        name: of the argument.
+        other: method for a single one.
 
     Raises:
         GenerationError: they are a single string.
     """
     if isinstance(prompts, str):
         raise GenerationError(
-            f"prompts is the string {prompts!r}; it must be a list of strings; for a single prompt use generate(…)"
+            f"{name} is the string {prompts!r}; it must be a list of strings; for a single one use {other}"
         )

@@ -265,7 +265,8 @@ class LoadedModel(AsyncGeneration):
         self, caption: str, *, image_tokenizer: str | Path | None = None, **options: Unpack[GenerationArguments]
     ) -> Image:
         """Return a picture of a caption, as an image of Pillow; see `draw_many`."""
-        return self.draw_many([caption], image_tokenizer=image_tokenizer, **single_sample(options))[0][0]
+        checked = single_sample(options, "draw_many(…)")
+        return self.draw_many([caption], image_tokenizer=image_tokenizer, **checked)[0][0]
 
     def draw_many(
         self,
@@ -287,7 +288,7 @@ class LoadedModel(AsyncGeneration):
         """
         from PIL.Image import fromarray
 
-        require_list(captions)
+        require_list(captions, "captions", "draw(…)")
         drawn = draw_pictures(self, captions, image_tokenizer, **options)
         return [[fromarray(picture) for picture in pictures] for pictures in drawn]
 

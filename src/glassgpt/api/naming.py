@@ -104,8 +104,12 @@ def top_names(
         Texts, each with its log-probability in nats, its end included.
 
     Raises:
-        GenerationError: there are no names, or a medium cannot be read.
+        GenerationError: there are no names, k is less than 1, or a medium cannot be read.
     """
+    if isinstance(names, str):
+        raise GenerationError(f"names is the string {names!r}; it must be a list of strings")
+    if k < 1:
+        raise GenerationError(f"k is {k}; it must be at least 1")
     if not names or not all(names):
         raise GenerationError("there must be at least one name, and none may be empty")
     ranker = NameRanker(loaded.decoding_model, loaded.tokenizer, list(dict.fromkeys(names)))

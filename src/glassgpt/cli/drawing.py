@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 DRAWING = Group("Pictures", sort_key=50)
 EXTRA = "multimodal"
 SUFFIX = ".png"
+OTHER_PICTURES = (".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff")
+"""Suffixes that nobody means for a folder."""
 ROWS_FILE = "drawings.jsonl"
 """Rows of the pictures in a folder: file, caption, number of the sample."""
 
@@ -93,8 +95,11 @@ def check_drawing(
     drawing_options(options)
     if out is None:
         raise UsageError("--draw needs --out: a PNG file, or a folder for one file per picture")
-    if out.suffix.lower() != SUFFIX and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} exists already; choose another --out, a file that ends in .png or a new folder")
+    if out.suffix.lower() in OTHER_PICTURES:
+        raise UsageError(f"--out is {out}; pictures are written as PNG, so give a file that ends in .png, or a folder")
+    is_new = not out.exists() or (out.suffix.lower() != SUFFIX and out.is_dir() and not any(out.iterdir()))
+    if not is_new:
+        raise UsageError(f"{out} exists already; choose another --out, a new file that ends in .png or a new folder")
     if not out.parent.is_dir():
         raise UsageError(f"the folder {out.parent} does not exist; create it, or choose another --out")
     require_extra("PIL", EXTRA, "drawing")

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from glassgpt.data.decompress import DAMAGED, opened
-from glassgpt.data.json_rows import decode_line, lines, parse_row, too_long
+from glassgpt.data.json_rows import decode_line, lines, parse_row, too_long, without_nulls
 from glassgpt.data.tokenizers import Tokenizer
-from glassgpt.errors import DataError, WrongDataError
+from glassgpt.errors import DataError, GenerationError, WrongDataError
 from glassgpt.evaluation.edit_distance import error_rate
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.multimodal.sources import KEYS, MediaSource, SourceDocument, parse_document
@@ -157,7 +157,7 @@ def _question(row: Mapping[str, Any], path: Path, origin: str) -> Question:
     document = parse_document(row, path.parent, origin)
     if not document.media or not isinstance(row.get("text"), str):
         raise DataError(f"{origin}: to be asked about, a row needs image or audio, and text")
-    labels = {key: str(value) for key, value in row.items() if key not in KEYS}
+    labels = {key: str(value) for key, value in without_nulls(row).items() if key not in KEYS}
     return Question(tuple(document.media), _prompt(document), row["text"], labels, origin)
 
 
@@ -201,8 +201,17 @@ class NameRanker:
 
         Args:
             prompt: ids, at least one.
-            count: number of texts to return.
+            count: number of texts to return, at least 1.
+
+        Raises:
+            GenerationError: a text does not fit into the context behind the prompt.
         """
+        longest, left = self._ids.size(1) - 1, self._model.config.context_length - len(prompt)
+        if longest > left:
+            raise GenerationError(
+                f"the longest text has {longest:,} tokens, and behind its prompt there are {left:,} positions left in the context; "
+                "leave it out"
+            )
         cache = self._model.new_cache(1, len(prompt))
         ids = torch.tensor([list(prompt)], device=self._ids.device)
         first = self._logprobs(self._model.features(ids, cache)[:, -1])[0]  # (V,)

@@ -20,6 +20,8 @@ MESSAGES = {
     "multimodal.stem_width needs a patch_size that is a power of two, not {}": "multimodal.stem_width를 쓰려면 patch_size가 2의 거듭제곱이어야 합니다. 지금은 {0}입니다",
     "multimodal.stem_width cannot be combined with multimodal.overlap; set one of them to 0": "multimodal.stem_width와 multimodal.overlap은 함께 쓸 수 없습니다. 하나를 0으로 지정하세요",
     "{}: to be asked about, a row needs image or audio, and text": "{0:t}: 물어보려면 행에 image나 audio, 그리고 text가 있어야 합니다",
+    "k is {}; it must be at least 1": "k 값이 {0}입니다. 1 이상이어야 합니다",
+    "the longest text has {} tokens, and behind its prompt there are {} positions left in the context; leave it out": "가장 긴 글이 토큰 {0}개인데, 프롬프트 뒤에 남은 컨텍스트는 {1}개입니다. 그 글을 빼세요",
     "there must be at least one name, and none may be empty": "이름이 하나 이상 있어야 하고, 빈 이름은 쓸 수 없습니다",
     "--top is for pictures and sound; add --rows FILE": "--top은 그림과 소리를 평가할 때 씁니다. --rows FILE을 추가하세요",
     "--rows evaluates one run; give its folder": "--rows는 실행 하나를 평가합니다. 그 폴더를 지정하세요",
