@@ -1,5 +1,6 @@
 """The list of commands, which is printed without the parser, and the commands that the parser imports."""
 
+import errno
 import inspect
 import io
 import re
@@ -86,3 +87,13 @@ def test_list_of_commands_loads_neither_the_parser_nor_rich(line):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.stdout.startswith("Usage: glassgpt COMMAND\n")
     assert done.stderr.strip() == ""
+
+
+def test_an_output_that_cannot_be_written_is_left_to_the_parser(monkeypatch):
+    class Full(Utf8):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout", Full())
+    assert not print_top_level_help(["--help"])

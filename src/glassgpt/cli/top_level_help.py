@@ -46,6 +46,8 @@ def print_top_level_help(arguments: Sequence[str]) -> bool:
         sys.stdout.flush()
     except BrokenPipeError:  # the reader (head, less) has closed the pipe
         sys.stdout = None
+    except OSError:  # such as a full disk: the parser fails, too, and says why
+        return False
     return True
 
 
