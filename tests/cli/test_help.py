@@ -1,8 +1,10 @@
 """The list of commands, which is printed without the parser, and the commands that the parser imports."""
 
+import contextlib
 import errno
 import inspect
 import io
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import sys
 import pytest
 from rich.console import Console
 
+from glassgpt.cli import main
 from glassgpt.cli import top_level_help as fast
 from glassgpt.cli.command_list import COMMANDS, GROUPS
 from glassgpt.cli.commands import build_app, command_function
@@ -66,6 +69,16 @@ def test_width_of_the_terminal(columns, width, monkeypatch):
     monkeypatch.setattr(sys, "stdout", printed)
     assert print_top_level_help([])
     assert printed.buffer.getvalue() == str(width).encode()
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "19"])
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+def test_width_that_nothing_fits_into_is_ignored(arguments, columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", columns)
+    with contextlib.suppress(SystemExit):
+        main(arguments)
+    assert "COLUMNS" not in os.environ
+    assert max(map(len, capsys.readouterr().out.splitlines())) > 40
 
 
 def test_parser_imports_only_the_command_on_the_line():
