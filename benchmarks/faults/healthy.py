@@ -38,6 +38,7 @@ def scaled_down(preset: str) -> dict[str, Any]:
         "schedule.warmup_steps": max(10 if by_width else 0, round(warmup)),
         "checkpoint.every_steps": STEPS // 6,
         "fim.rate": 0.0,  # the datasets of this suite have no sentinels
+        "multimodal.ctc_weight": 0.0,  # and no sounds
     }
 
 
