@@ -54,8 +54,9 @@ def prepare_drawings(image_tokenizer: Path, fit: Any, max_pixels: int, common: M
     drawing_data.prepare_drawings(options, found, image_tokenizer, ConsoleObserver())
     console.result(f"a picture is {found.config.positions:,} tokens of {found.config.codes:,}")
     console.info(f"pictures, and what a model learns to draw of them: {options.out / SAMPLES_FILE}")
-    out = shlex.quote(str(options.out))
-    console.info(f"wrote the dataset {options.out}; train on it with: glassgpt train PRESET --data {out}")
+    console.info(
+        f"wrote the dataset {options.out}; train on it with: glassgpt train PRESET --data {shlex.quote(str(options.out))}"
+    )
 
 
 def captions_of(given: Sequence[str]) -> list[str]:
