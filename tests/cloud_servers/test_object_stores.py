@@ -61,6 +61,7 @@ class S3:
 
 class Moto(S3):
     def command(self, port, folder):
+        pytest.importorskip("moto")
         return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
 
 
