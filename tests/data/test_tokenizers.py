@@ -8,7 +8,8 @@ from data_helpers import TRAINING_TEXT, vocabulary_folder
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from glassgpt.data.tokenizers import Tokenizer, bpe, load_tokenizer, tokenizer_from_json, train_tokenizer
+from glassgpt.data.tokenizers import Tokenizer, bpe, fast, load_tokenizer, tokenizer_from_json, train_tokenizer
+from glassgpt.data.tokenizers.byte_level import byte_of_character, to_bytes
 from glassgpt.errors import MissingExtraError, TokenizerError, UsageError
 
 EDGE_CASES = [
@@ -66,15 +67,42 @@ def test_gpt2_equals_transformers(gpt2, tmp_path):
 
 def test_fast_backend_is_used_and_equals_tiktoken(gpt2):
     pytest.importorskip("fastokens")
-    fast = gpt2._fastokens_backend()
-    assert fast is not None
-    for ids, expected in zip(fast(EDGE_CASES), gpt2._tiktoken_backend(EDGE_CASES), strict=True):
+    encode = gpt2._fastokens_backend()
+    assert encode is not None
+    for ids, expected in zip(encode(EDGE_CASES), gpt2._tiktoken_backend(EDGE_CASES), strict=True):
         assert ids.tolist() == expected.tolist()
+
+
+def test_fast_backend_splits_at_every_kind_of_character_as_tiktoken(gpt2):
+    """fastokens has tables of letters and numbers of its own."""
+    pytest.importorskip("fastokens")
+    characters = [chr(point) for point in (*range(0xD800), *range(0xE000, 0x110000, 7))]
+    texts = ["".join(characters[at : at + 1000]) for at in range(0, len(characters), 1000)]
+    spread = [f"a{'b '.join(text)}{' 1'.join(text)}{'!'.join(text)}" for text in texts]
+    for ids, expected in zip(gpt2._fastokens_backend()(spread), gpt2._tiktoken_backend(spread), strict=True):
+        assert np.array_equal(ids, expected)
+
+
+def test_fast_backend_for_gpt2_equals_the_one_for_any_vocabulary(gpt2, monkeypatch):
+    pytest.importorskip("fastokens")
+    text = " ".join(EDGE_CASES) * 5_000  # long enough that fastokens divides it between threads
+    loaded = gpt2._fastokens_backend()([text])[0]
+    monkeypatch.setattr(bpe, "installed_vocab_bpe", lambda: None)
+    assert np.array_equal(loaded, gpt2._fastokens_backend()([text])[0])
+
+
+def test_vocabulary_for_fastokens_has_the_ids_of_gpt2(gpt2):
+    vocab_bpe = bpe.installed_vocab_bpe()
+    model = json.loads(fast.huggingface_json(vocab_bpe))["model"]
+    table = byte_of_character()
+    assert [to_bytes(token, table) for token in model["vocab"]] == gpt2._pieces[:-1]
+    assert list(model["vocab"].values()) == list(range(50_256))
+    assert model["merges"] == vocab_bpe.splitlines()[1:]
 
 
 def test_fast_backend_that_differs_is_rejected(gpt2, monkeypatch):
     pytest.importorskip("fastokens")
-    monkeypatch.setattr(bpe, "_load_fastokens", lambda module, pattern, pieces: _WrongBackend())
+    monkeypatch.setattr(bpe, "load_vocab_bpe", lambda vocab_bpe: _WrongBackend())
     with pytest.warns(RuntimeWarning, match="differently from tiktoken"):
         assert gpt2._fastokens_backend() is None
 

