@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 from glassgpt.errors import GenerationError
 from glassgpt.generation.arguments import GenerationArguments
 from glassgpt.generation.options import GenerationOptions, options_from_kwargs
-
-T = TypeVar("T")
-
-
-def until_exhausted(items: Iterator[T], held: ExitStack) -> Iterator[T]:
-    """Yield all items, then release what their prompts hold; the items are already checked."""
-    with held:
-        yield from items
 
 
 def single_sample(options: GenerationArguments, others: str = "samples(…) or stream_chunks(…)") -> GenerationArguments:

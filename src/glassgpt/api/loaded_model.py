@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from glassgpt.api.async_generation import AsyncGeneration
-from glassgpt.api.checked_options import require_list, single_sample, until_exhausted, without_logprobs
+from glassgpt.api.checked_options import require_list, single_sample, without_logprobs
 from glassgpt.api.drawing import draw_pictures
 from glassgpt.api.multimodal import (
     MediaInput,
@@ -20,6 +20,7 @@ from glassgpt.api.multimodal import (
     prompt_with_media,
     text_of,
 )
+from glassgpt.api.releasing import ReleasingIterator
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError, WrongTokenizerError
 from glassgpt.generation.arguments import GenerationArguments
@@ -81,7 +82,7 @@ class LoadedModel(AsyncGeneration):
         prepared = prepare_for_decoding(
             self.model.language_model, self.precision, batch_size=self.batch_size, remembers=True
         )
-        return with_vector_table(prepared, self.model)
+        return with_vector_table(prepared, self.model, self.tokenizer)
 
     def generate(
         self,
@@ -126,7 +127,7 @@ class LoadedModel(AsyncGeneration):
         *,
         strategy: DecodingStrategy | None = None,
         **options: Unpack[GenerationArguments],
-    ) -> Iterator[Completion]:
+    ) -> ReleasingIterator[Completion]:
         """Yield the continuation of each prompt as soon as it is complete, which may be in another order.
 
         Args:
@@ -146,7 +147,7 @@ class LoadedModel(AsyncGeneration):
             encoded = stack.enter_context(self._encoded(prompts, parsed, strategy))
             found = iter_completions(self.decoding_model, self.tokenizer, encoded, parsed, strategy)
             named = (replace(each, prompt=text_of(prompts[each.index])) for each in found)
-            return until_exhausted(named, stack.pop_all())
+            return ReleasingIterator(named, stack.pop_all().close)
 
     def samples(
         self,
@@ -184,7 +185,7 @@ class LoadedModel(AsyncGeneration):
         audio: Sequence[MediaInput] = (),
         strategy: DecodingStrategy | None = None,
         **options: Unpack[GenerationArguments],
-    ) -> Iterator[str]:
+    ) -> ReleasingIterator[str]:
         """Yield the continuation piece by piece as it is generated; joined, the pieces are the text of `generate`.
 
         Args:
@@ -198,7 +199,7 @@ class LoadedModel(AsyncGeneration):
         """
         given = self._with_media(prompt, images, audio)
         chunks = self.stream_chunks(given, strategy=strategy, **single_sample(options))
-        return (chunk.text for chunk in chunks if chunk.text)
+        return ReleasingIterator((chunk.text for chunk in chunks if chunk.text), chunks.close)
 
     def stream_chunks(
         self,
@@ -206,13 +207,13 @@ class LoadedModel(AsyncGeneration):
         *,
         strategy: DecodingStrategy | None = None,
         **options: Unpack[GenerationArguments],
-    ) -> Iterator[TokenChunk]:
+    ) -> ReleasingIterator[TokenChunk]:
         """Yield all samples of a prompt token by token; see `stream`."""
         parsed = without_logprobs(options)
         with ExitStack() as stack:
             (encoded,) = stack.enter_context(self._encoded([prompt], parsed, strategy))
             chunks = stream_samples(self.decoding_model, self.tokenizer, encoded, parsed, strategy)
-            return until_exhausted(chunks, stack.pop_all())
+            return ReleasingIterator(chunks, stack.pop_all().close)
 
     def explain(
         self, prompt: PromptInput = None, *, top: int = 5, **options: Unpack[GenerationArguments]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import abstractmethod
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Self
 
@@ -39,7 +39,7 @@ class _AddedRows:
             0, 2, dtype=torch.int64, device=weight.device
         )  # rows of the same call before and after
         self.used: list[tuple[int, int]] = []  # spans of rows in use, (first, end), in order
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the collector may take rows back in the thread that is adding some
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
         """Return itself."""
@@ -56,14 +56,22 @@ class _AddedRows:
             self.rows[first:end] = vectors.detach().to(self.rows)
             order = torch.arange(len(vectors), device=self.reach.device)
             self.reach[first:end] = torch.stack((order, order.flip(0)), dim=1)
-            self.used = sorted([*self.used, (first, end)])
+            self._replace_used(lambda spans: sorted([*spans, (first, end)]))
         return first, end
 
     def remove(self, first: int, end: int) -> None:
         """Take rows back."""
         with self._lock:
-            # Not in place: another thread may be going through the list.
-            self.used = [span for span in self.used if span != (first, end)]
+            self._replace_used(lambda spans: [span for span in spans if span != (first, end)])
+
+    def _replace_used(self, changed: Callable[[list[tuple[int, int]]], list[tuple[int, int]]]) -> None:
+        """Put another list in the place of `used`, which other threads may be going through."""
+        while True:
+            before = self.used
+            after = changed(before)  # allocates, so that the collector may take rows back meanwhile
+            if self.used is before:
+                self.used = after
+                return
 
     def _free(self, count: int) -> int:
         """Return the first row of the first gap that holds `count` rows."""
@@ -90,12 +98,14 @@ class VectorTable(nn.Embedding):
 
     Args:
         embedding: of the tokens; its weight is shared.
+        begin_tokens: ids of the tokens that stand before vectors, never alone, and their names.
     """
 
-    def __init__(self, embedding: nn.Embedding) -> None:
+    def __init__(self, embedding: nn.Embedding, begin_tokens: Mapping[int, str] | None = None) -> None:
         nn.Module.__init__(self)  # that of nn.Embedding would allocate another weight
         vars(self).update({key: value for key, value in vars(embedding).items() if not key.startswith("_")})
         self.weight = embedding.weight
+        self.begin_tokens = dict(begin_tokens or {})
         self._added = _AddedRows(embedding.weight)
         self.train(embedding.training)
 
@@ -153,6 +163,16 @@ def has_vector(model: LanguageModel, token: int) -> bool:
     """Return True if an id beyond the vocabulary stands for a vector that was added to the model's embedding."""
     embedding = getattr(model, "token_embedding", None)
     return isinstance(embedding, VectorTable) and token in embedding
+
+
+def begin_token_alone(model: LanguageModel, tokens: Sequence[int]) -> str | None:
+    """Return the name of the first begin token in ids that no vector follows, which the model has never seen; None if none is."""
+    embedding = getattr(model, "token_embedding", None)
+    if not isinstance(embedding, VectorTable) or embedding.begin_tokens.keys().isdisjoint(tokens):
+        return None
+    names = embedding.begin_tokens
+    pairs = zip(tokens, [*tokens[1:], 0], strict=True)
+    return next((names[token] for token, after in pairs if token in names and after not in embedding), None)
 
 
 class ModelWithEncoders(LanguageModel):
