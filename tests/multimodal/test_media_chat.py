@@ -3,15 +3,20 @@
 import pytest
 from live_server import live_server
 from multimodal_helpers import picture, sound
+from named_media import NAMES
 from test_media_serving import png, wav
 
 from glassgpt import api
 from glassgpt.api.chat import LocalChat
 from glassgpt.api.serving import load_weights
-from glassgpt.data.chat.chat_template import TRANSCRIPT
+from glassgpt.data.chat.chat_template import TRANSCRIPT, ChatTemplate
 from glassgpt.errors import GenerationError, UsageError
 from glassgpt.serving.chat_client import RemoteChat
 from glassgpt.serving.chat_session import ChatSession
+
+NO_TEXTS = {"system": "", "user": "", "assistant": ""}
+BARE = ChatTemplate(before=NO_TEXTS, after=NO_TEXTS)
+"""Nothing but the message, as in the documents that the run was trained on."""
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +45,36 @@ def test_a_run_and_its_server_say_the_same_of_a_picture(named_run, files):
     assert loaded.decoding_model.get_submodule("token_embedding").n_added == 0
     with live_server(load_weights(named_run, "best", "cpu", "float32", 2)) as address:
         assert answer(RemoteChat(address), files) == local
-    assert local != "".join(ChatSession(LocalChat("named", loaded, TRANSCRIPT)).ask("a blue"))
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_the_picture_is_what_is_answered_about(named_run, tmp_path, kind):
+    (tmp_path / "a.png").write_bytes(png(picture(kind)))
+    session = ChatSession(LocalChat("named", api.load(named_run, device="cpu"), BARE))
+    for command in ("/set temperature 0", "/set max_tokens 12", f"/image {tmp_path / 'a.png'}"):
+        session.command(command)
+    assert "".join(session.ask("")) == NAMES[kind]
+
+
+@pytest.mark.parametrize("has_picture", [False, True])
+def test_a_typed_begin_token_is_no_picture(named_run, files, has_picture):
+    loaded = api.load(named_run, device="cpu")
+    session = ChatSession(LocalChat("named", loaded, TRANSCRIPT))
+    session.command("/set max_tokens 2")
+    if has_picture:
+        session.command(f"/image {files / 'a.png'}")
+    assert "".join(session.ask("a <|image|>")) is not None  # as text
+    session.command("/reset")
+    session.command("/set parse_special_tokens true")
+    if has_picture:
+        session.command(f"/image {files / 'a.png'}")
+    with pytest.raises(
+        GenerationError, match="each picture and sound once" if has_picture else "without what it begins"
+    ):
+        list(session.ask("a <|image|> bird"))
+    assert session.messages == []
+    assert loaded.decoding_model.get_submodule("token_embedding").n_added == 0
+    assert "".join(session.ask("a bird")) is not None  # the chat continues
 
 
 def test_mistakes_are_reported(named_run, files):

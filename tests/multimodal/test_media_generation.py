@@ -1,7 +1,12 @@
 """Generation after pictures and sound: every strategy sees them, and the engine's texts are those of a plain loop."""
 
+import asyncio
+import functools
+import gc
 import io
 import json
+import re
+import threading
 import wave
 
 import numpy as np
@@ -14,6 +19,7 @@ from safetensors.torch import load_file
 
 from glassgpt import api
 from glassgpt.api.multimodal import encoded_prompts, prompt_with_media
+from glassgpt.api.releasing import ReleasingIterator
 from glassgpt.data import PrepareOptions, prepare
 from glassgpt.errors import GenerationError
 from glassgpt.generation.options import GenerationOptions
@@ -122,6 +128,79 @@ def test_rows_of_the_table_are_given_back(named):
     assert table.n_added == 0
     assert table.add(torch.zeros(1, table.embedding_dim)).start == table.num_embeddings  # the first row is free again
     table.remove(range(table.num_embeddings, table.num_embeddings + 1))
+
+
+def test_rows_of_texts_that_are_never_read_are_given_back(named):
+    table, prompt = named.decoding_model.token_embedding, prompt_with_media(named.model, None, [picture(0).data], [])
+    for make in (
+        lambda: named.stream(images=[picture(0).data], **GREEDY),
+        lambda: named.stream_chunks(prompt, **GREEDY),
+        lambda: named.iterate_many([prompt, prompt], **GREEDY),
+    ):
+        kept = make()
+        assert table.n_added > 0
+        kept.close()  # although it has not begun, and is still referred to
+        assert table.n_added == 0
+        assert list(kept) == []
+        make()  # and dropped
+        assert table.n_added == 0
+        in_a_cycle = [make()]
+        in_a_cycle.append(in_a_cycle)
+        del in_a_cycle
+        gc.collect()
+        assert table.n_added == 0
+        with make() as begun:
+            next(begun)
+            assert table.n_added > 0
+        assert table.n_added == 0
+
+
+def test_an_iterator_releases_once_however_it_ends():
+    def failing():
+        yield 1
+        raise ValueError("broken")
+
+    def exhausted_with_an_error(it):
+        with pytest.raises(ValueError, match="broken"):
+            list(it)
+
+    for items, end in (
+        (iter([1]), list),
+        (failing(), exhausted_with_an_error),
+        (iter([1]), ReleasingIterator.close),
+        (iter([1]), lambda it: None),
+    ):
+        released = []
+        each = ReleasingIterator(items, functools.partial(released.append, True))
+        end(each)
+        del each
+        gc.collect()
+        assert released == [True]
+
+
+def test_the_collector_may_give_rows_back_while_others_are_added():
+    table = VectorTable(torch.nn.Embedding(5, 3))
+
+    class Vectors(torch.Tensor):
+        """Garbage is collected, in the thread that adds them, while they are added."""
+
+        def detach(self):
+            gc.collect()
+            return torch.ones(2, 3)
+
+    garbage = ReleasingIterator(iter([]), functools.partial(table.remove, table.add(torch.ones(4, 3))))
+    cycle = [garbage]
+    cycle.append(cycle)
+    del garbage, cycle
+    gc.disable()
+    try:
+        thread = threading.Thread(target=table.add, args=(torch.ones(2, 3).as_subclass(Vectors),), daemon=True)
+        thread.start()
+        thread.join(10)
+    finally:
+        gc.enable()
+    assert not thread.is_alive()
+    assert table.n_added == 2
 
 
 def test_rows_can_be_taken_back_while_another_thread_looks_for_one():
@@ -237,6 +316,36 @@ def test_generate_names_files_on_the_command_line(named_run, run_main, tmp_path)
         *common[:2], "--beams", "2", "--device", "cpu", "--max-tokens", "20", "--image", tmp_path / "bird.png"
     )
     assert (code, out) == (0, NAMES[1] + "\n")
+
+
+@pytest.mark.parametrize("text", ["<|image|>", "a <|audio|> bird <|image|>", "a blue bird<|image|>"])
+def test_a_spelled_begin_token_is_text_or_refused(named, text):
+    """Without `parse_special_tokens` it is text; with it, it would stand where the model has always had a picture."""
+    parsed = {**GREEDY, "parse_special_tokens": True}
+    ids = named.tokenizer.encode(text)
+    assert not set(ids) & set(named.tokenizer.special_tokens.values())
+    assert [named.generate(text, **GREEDY)] == [named.generate_many([ids], **GREEDY)[0]]
+    name = next(part for part in ("<|audio|>", "<|image|>") if part in text)
+    refused = pytest.raises(GenerationError, match=rf"the prompt has {re.escape(name)} without what it begins")
+    with refused:
+        named.generate(text, **parsed)
+    with refused:
+        named.generate(text, strategy=BeamOptions(beams=2), max_tokens=5, parse_special_tokens=True)
+    with refused:
+        asyncio.run(named.agenerate(text, **parsed))
+    with refused:
+        named.generate_many([named.tokenizer.encode_with_special_tokens(text)], **GREEDY)
+
+
+def test_a_spelled_begin_token_on_the_command_line(named_run, run_main):
+    given = ("generate", named_run, "--prompt", "a <|image|> bird", "--device", "cpu", "--max-tokens", "3")
+    code, _, errors = run_main(*given)
+    assert code == 0
+    assert "is ordinary text" in errors
+    code, _, errors = run_main(*given, "--parse-special-tokens")
+    assert code == 2
+    assert "the prompt has <|image|> without what it begins" in errors
+    assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize(

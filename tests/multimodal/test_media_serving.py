@@ -263,6 +263,33 @@ def test_hostile_parts_are_refused_by_name(weights):
     run_with(weights, work, limits=ServerLimits(max_seconds=2.0, max_media=3))
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, user(text("a <|image|>"))),
+        (CHAT, {"messages": [{"role": "user", "content": "<|audio|>"}]}),
+        (COMPLETIONS, {"prompt": "a <|image|> bird"}),
+        ("/v1/responses", {"input": "<|image|>"}),
+    ],
+)
+def test_a_spelled_begin_token_is_text_or_refused(weights, path, body):
+    async def work(client):
+        assert (await client.post(path, {**body, "max_tokens": 2})).status == 200
+        refused = await client.post(path, {**body, "max_tokens": 2, "parse_special_tokens": True})
+        assert refused.status == 400
+        assert "without what it begins" in refused.json["error"]["message"]
+
+    run_with(weights, work)
+
+
+def test_a_prompt_of_ids_cannot_have_a_begin_token_alone(weights):
+    begin = weights.tokenizer.special_tokens["<|image|>"]
+    for body in ({"prompt": [0, begin, 5]}, {"prompt": [[5], [begin]], "max_tokens": 0, "prompt_logprobs": 1}):
+        reply = post(weights, COMPLETIONS, body)
+        assert reply.status == 400
+        assert "the prompt has <|image|> without what it begins" in reply.json["error"]["message"]
+
+
 def test_a_model_of_text_refuses_media_by_name(weights):
     reply = post(weights.encoder.language_model, CHAT, user(image_part(png(RED))), tokenizer=weights.tokenizer)
     assert reply.status == 400

@@ -76,7 +76,7 @@ def ids_of(model, prepared, parts):
 def pair(request):
     """A model, and the same prepared for generation."""
     model = seeing(request.param)
-    return model, with_vector_table(model.language_model, model)
+    return model, with_vector_table(model.language_model, model, TOKENIZER)
 
 
 @torch.no_grad()

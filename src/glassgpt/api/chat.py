@@ -26,7 +26,7 @@ from glassgpt.serving.content_parts import MediaContent
 from glassgpt.serving.errors import APIError
 from glassgpt.serving.generation_call import build_options
 from glassgpt.serving.limits import ServerLimits
-from glassgpt.serving.media import conversation_ids, filled
+from glassgpt.serving.media import conversation_ids, filled, require_order
 
 
 class LocalChat:
@@ -70,7 +70,7 @@ class LocalChat:
         """Return the ids of a conversation; those of its pictures and sounds are valid while `held` is open.
 
         Raises:
-            GenerationError: the model does not know them, or they cannot be decoded.
+            GenerationError: the model does not know them, they cannot be decoded, or a message spells the begin token of one.
         """
         loaded, tokenizer = self._loaded, self._loaded.tokenizer
         turns = [
@@ -83,8 +83,9 @@ class LocalChat:
             return tokens
         model, table = require_encoders(loaded.model), vector_table(loaded.decoding_model)
         items = [read_medium(one.raw, one.modality, model.multimodal) for one in media]
-        ids = [held.enter_context(table.holding(encode_medium(model, item))) for item in items]
         begins: dict[int, Modality] = {token: modality for modality, token in begin_ids(tokenizer).items()}
+        require_order(tokens, begins, [one.modality for one in media])
+        ids = [held.enter_context(table.holding(encode_medium(model, item))) for item in items]
         return [*filled(tokens, begins, ids)]
 
 

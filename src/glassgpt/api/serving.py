@@ -71,7 +71,7 @@ def load_weights(
     original = loaded.model if encoder is None else encoder.language_model
     choice = kernel_choice(original, precision, batch_size=slots, remembers=True, preferred=kernel)
     model = prepare_for_decoding(original, precision, batch_size=slots, remembers=True, preferred=kernel)
-    model = model if encoder is None else with_vector_table(model, encoder)
+    model = model if encoder is None else with_vector_table(model, encoder, loaded.tokenizer)
     device_type = next(original.parameters()).device.type
     files = json.loads(read_regular(path / MANIFEST))["files"]
     weights = [entry["sha256"][:16] for name, entry in sorted(files.items()) if name.endswith(".safetensors")]

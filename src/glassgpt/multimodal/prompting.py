@@ -39,17 +39,20 @@ class MediaPrompt:
     media: tuple[MediaItem, ...]
 
 
-def with_vector_table(model: LanguageModel, original: MultimodalModel) -> LanguageModel:
+def with_vector_table(model: LanguageModel, original: MultimodalModel, tokenizer: Tokenizer) -> LanguageModel:
     """Return a model prepared for decoding whose embedding takes further rows, and whose attention to them is as in training.
 
     Args:
         model: the prepared model, which is changed unless it is that of `original`.
         original: the model whose language model it was made from.
+        tokenizer: of the model.
     """
     prepared = copy_sharing_weights(model) if model is original.language_model else model
     embedding = prepared.get_submodule("token_embedding")
     assert isinstance(embedding, torch.nn.Embedding)
-    prepared.add_module("token_embedding", VectorTable(embedding))
+    special = tokenizer.special_tokens
+    begins = {special[name]: name for name in BEGIN_TOKENS.values() if name in special}
+    prepared.add_module("token_embedding", VectorTable(embedding, begins))
     if original.multimodal.attention == "bidirectional":
         prepared.__class__ = type(f"WholeMedia{type(prepared).__name__}", (WholeMedia, type(prepared)), {})
     return prepared

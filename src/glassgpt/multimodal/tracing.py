@@ -45,7 +45,7 @@ class TracedPrefix:
             raise InspectionError(
                 "the model was not trained on pictures and sound of this size; leave them out, or give another run"
             )
-        prepared = with_vector_table(model.language_model, model)
+        prepared = with_vector_table(model.language_model, model, tokenizer)
         table = vector_table(prepared)
         tokens = [tokenizer.end_of_text]
         for item in self.items:

@@ -164,7 +164,7 @@ async def _decoded(
 
     def work() -> tuple[list[MediaItem], list[int]]:
         tokens = encode(version.weights.tokenizer)
-        _require_begin_tokens(tokens, version, media)
+        require_order(tokens, _begin_ids(version), [medium.modality for medium in media])
         items, n_positions = list[MediaItem](), len(tokens)
         for medium in media:  # one after the other, so that no more is decoded than fits
             items.append(_item(medium, options, limits, context.media_folder))
@@ -179,7 +179,7 @@ async def _decoded(
         raise media[0].error(
             f"decoding took longer than {limits.compile_seconds:g} seconds; send less", "too_complex"
         ) from None
-    except GenerationError as error:  # of the chat template
+    except GenerationError as error:  # of the chat template, or of names that a text spells
         raise APIError(str(error), param=media[0].param) from error
 
 
@@ -215,10 +215,14 @@ def _begin_ids(version: ModelVersion) -> dict[int, Modality]:
     return {special[name]: modality for modality, name in BEGIN_TOKENS.items() if name in special}
 
 
-def _require_begin_tokens(tokens: Sequence[int], version: ModelVersion, media: Sequence[MediaContent]) -> None:
-    begins = _begin_ids(version)
-    if [begins[token] for token in tokens if token in begins] != [medium.modality for medium in media]:
-        raise media[0].error(
+def require_order(tokens: Sequence[int], begins: Mapping[int, Modality], given: Sequence[Modality]) -> None:
+    """Check that the begin tokens in a prompt are those of its media: a name that a text spells is not taken for one.
+
+    Raises:
+        GenerationError: they are not.
+    """
+    if [begins[token] for token in tokens if token in begins] != [*given]:
+        raise GenerationError(
             "the prompt does not have each picture and sound once, in their order; leave out the names of their special tokens "
             "in texts, or correct the chat template"
         )

@@ -9,6 +9,7 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError, GlassGPTError, TokenizerError
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.model.vectors import begin_token_alone
 
 Prompt = str | list[int] | None
 """A text, its token ids, or None, which begins a document."""
@@ -21,7 +22,8 @@ def encode_prompt(model: LanguageModel, tokenizer: Tokenizer, prompt: Prompt, op
     """Return the prompt's tokens, or the token that begins a document if the prompt is None.
 
     Raises:
-        GenerationError: the prompt is empty, or longer than the context without `options.truncate`.
+        GenerationError: the prompt is empty, spells the begin token of a picture that it does not have, or is longer than the
+            context without `options.truncate`.
     """
     if prompt is None:
         return [tokenizer.end_of_text]
@@ -31,6 +33,7 @@ def encode_prompt(model: LanguageModel, tokenizer: Tokenizer, prompt: Prompt, op
         _require_text(prompt)
         encode = tokenizer.encode_with_special_tokens if options.parse_special_tokens else tokenizer.encode
         tokens = encode(prompt)
+    require_vectors(model, tokens)
     context = model.config.context_length
     if len(tokens) <= context:
         return tokens
@@ -40,6 +43,19 @@ def encode_prompt(model: LanguageModel, tokenizer: Tokenizer, prompt: Prompt, op
             "keep only its end with --truncate"
         )
     return tokens[-truncated_length(context, options) :]
+
+
+def require_vectors(model: LanguageModel, tokens: Sequence[int]) -> None:
+    """Check that vectors follow each begin token of a picture or sound.
+
+    Raises:
+        GenerationError: one stands alone.
+    """
+    if (name := begin_token_alone(model, tokens)) is not None:
+        raise GenerationError(
+            f"the prompt has {name} without what it begins; give the picture or sound, or leave out parse_special_tokens, so "
+            "that the name is text"
+        )
 
 
 def encode_prompts(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
-from glassgpt.generation.engine.prompt import random_seed, token_limit
+from glassgpt.generation.engine.prompt import random_seed, require_vectors, token_limit
 from glassgpt.generation.engine.sequence import Request
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.processors.pipeline import build_processors
@@ -38,8 +38,8 @@ def new_request(
         ignore_end: do not end the text at end-of-text.
 
     Raises:
-        GenerationError: the prompt is empty, too long, or contains an id outside the vocabulary; or an option does not
-            fit the tokenizer.
+        GenerationError: the prompt is empty, too long, or contains an id outside the vocabulary or a begin token alone; or an
+            option does not fit the tokenizer.
     """
     if not 1 <= len(prompt) <= capacity:
         raise GenerationError(f"the prompt has {len(prompt):,} tokens; it must have 1 to {capacity:,}")
@@ -50,6 +50,7 @@ def new_request(
             f"the prompt contains the token id {invalid}; ids must be between 0 and {vocab_size - 1}, the vocabulary of "
             f"{tokenizer.name}"
         )
+    require_vectors(model, prompt)
     return Request(
         id=request_id,
         prompt=tuple(prompt),

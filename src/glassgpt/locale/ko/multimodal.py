@@ -42,6 +42,8 @@ MESSAGES = {
     "the prompt with its media takes {} positions, more than the model's context of {}; shorten it, or give fewer or shorter media": "프롬프트와 그 그림·소리가 {0}위치를 차지해 모델의 컨텍스트 {1}보다 깁니다. 줄이거나, 더 적거나 짧은 그림·소리를 주세요",
     "the model was trained on {}, but not on {}; leave that out": "이 모델은 {0}(으)로 학습했지만 {1}(으)로는 학습하지 않았습니다. 그것을 빼세요",
     "the prompt has {} {} times, but there are {} media of that kind; each marks the place of one, and without any mark all come first": "프롬프트에 {0}이(가) {1}번 나오는데 그 종류의 그림·소리는 {2}개입니다. 하나가 한 자리를 나타내며, 하나도 없으면 모두 맨 앞에 놓입니다",
+    "the prompt has {} without what it begins; give the picture or sound, or leave out parse_special_tokens, so that the name is text": "프롬프트에 {0}이(가) 있는데 그 뒤에 올 그림이나 소리가 없습니다. 그림이나 소리를 주거나, parse_special_tokens를 빼서 그 이름을 글로 두세요",
+    "the prompt does not have each picture and sound once, in their order; leave out the names of their special tokens in texts, or correct the chat template": "프롬프트에 그림과 소리가 순서대로 한 번씩 있지 않습니다. 글에서 특수 토큰의 이름을 빼거나 채팅 템플릿을 고치세요",
     "{} has no embeddings of the begin tokens of pictures and sound, which an adapter cannot add; train the encoders first, with --multimodal.freeze true, and then an adapter on that run": "{0}에는 그림과 소리의 시작 토큰 임베딩이 없고 어댑터로는 더할 수 없습니다. 먼저 --multimodal.freeze true로 인코더를 학습한 뒤, 그 실행에서 어댑터를 학습하세요",
     "only the language model is exported: the encoders of pictures and sound are left out": "언어 모델만 내보냅니다. 그림과 소리의 인코더는 들어가지 않습니다",
     "only the language model is compressed: the encoders of pictures and sound are left out": "언어 모델만 압축합니다. 그림과 소리의 인코더는 들어가지 않습니다",
