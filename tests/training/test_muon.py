@@ -2,14 +2,20 @@
 
 import copy
 import math
+import os
+from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from forked import run_ranks
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.average import WeightAverage
 from glassgpt.training.config import OptimizerConfig
+from glassgpt.training.distributed import DistributedContext
 from glassgpt.training.muon import Muon, orthogonalize
 from glassgpt.training.optimizers import build_optimizers, parameter_groups, set_learning_rate
 
@@ -71,6 +77,79 @@ def test_momentum_warms_up():
         parameter.grad = torch.eye(2)
         optimizer.step()
     assert seen == pytest.approx([0.85, 0.9, 0.95, 0.95])
+
+
+RANK_SCRIPT = """
+import sys
+import torch
+from glassgpt.training.distributed import process_group
+from training.test_muon import weights_after_steps
+with process_group(torch.device("cpu")) as dist:
+    torch.save(weights_after_steps(dist), f"{sys.argv[1]}/{dist.rank}.pt")
+"""
+
+
+def weights_after_steps(dist):
+    """Train matrices of three shapes, an odd number of each, for three steps with given gradients."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(6, 6), (12, 4), (6, 6), (4, 12), (6, 6)]
+    parameters = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+    optimizer = Muon(parameters, lr=0.1, weight_decay=0.1, dist=dist)
+    for _ in range(3):
+        for parameter in parameters:
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+    return [parameter.detach() for parameter in parameters]
+
+
+def test_two_ranks_that_share_the_work_end_with_the_weights_of_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
+    script = tmp_path / "rank.py"
+    script.write_text(RANK_SCRIPT)
+    for done in run_ranks(2, tmp_path, script=script):
+        assert done.returncode == 0, done.stderr
+    alone = weights_after_steps(DistributedContext())
+    for rank in range(2):
+        for shared, own in zip(torch.load(tmp_path / f"{rank}.pt"), alone, strict=True):
+            torch.testing.assert_close(shared, own, rtol=1e-5, atol=1e-6)
+
+
+class NoCopiesFromHost(TorchDispatchMode):
+    """Fails where PyTorch would copy a tensor from the host to a GPU, for which the host waits until the GPU is idle."""
+
+    COPYING = ("where", "_to_copy", "copy_")
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        devices = {each.device.type for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)}
+        copies = function.overloadpacket.__name__ in self.COPYING and "cpu" in devices
+        assert not copies, f"{function} with a tensor of the host"
+        return function(*args, **(kwargs or {}))
+
+
+def test_update_copies_nothing_from_the_host():
+    """The meta device stands for a GPU."""
+    parameter = torch.nn.Parameter(torch.zeros(4, 4, device="meta"))
+    optimizer = Muon([parameter], momentum=0.9)
+    optimizer.found_inf = torch.zeros((), device="meta")
+    parameter.grad = torch.zeros(4, 4, device="meta")
+    with NoCopiesFromHost():
+        optimizer.step()
+
+
+def test_skipped_step_changes_nothing():
+    parameter = torch.nn.Parameter(torch.eye(2))
+    model = build_model(ModelConfig(vocab_size=5, context_length=4, n_layer=1, n_head=1, n_embd=4))
+    optimizer, average = Muon([parameter], lr=0.1, weight_decay=0.1), WeightAverage(model, 0.5)
+    optimizer.found_inf = torch.ones(())
+    before = {name: tensor.clone() for name, tensor in average.named().items()}
+    parameter.grad = torch.full((2, 2), math.nan)
+    optimizer.step()
+    assert torch.equal(parameter, torch.eye(2))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(1.0)
+    average.update(5, optimizer.found_inf)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in average.named().items())
 
 
 def test_state_dict_restores_the_optimizer():

@@ -13,7 +13,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, TypeVar
 
 import torch
 import torch.distributed as torch_distributed
@@ -31,6 +31,19 @@ CONNECTION_ERROR = re.compile(r"gloo|nccl|connection (closed|reset)", re.IGNOREC
 
 TIMEOUT = timedelta(minutes=10)
 """The time a rank waits for the others before it considers them lost."""
+
+
+class PendingGather(NamedTuple):
+    """Tensors on their way from all ranks; `work` is None if there is nothing to wait for."""
+
+    whole: Tensor
+    work: torch_distributed.Work | None = None
+
+    def wait(self) -> Tensor:
+        """Return the gathered tensor. On a GPU its stream waits, not the host."""
+        if self.work is not None:
+            self.work.wait()
+        return self.whole
 
 
 @dataclass(frozen=True)
@@ -58,14 +71,14 @@ class DistributedContext:
             torch_distributed.all_reduce(tensor)
         return tensor
 
-    def all_gather(self, tensor: Tensor) -> Tensor:
-        """Concatenate the (N, …) tensors of all ranks along the first dimension."""
+    def start_all_gather(self, tensor: Tensor) -> PendingGather:
+        """Start to concatenate the (N, …) tensors of all ranks along the first dimension."""
         if self.world_size == 1:
-            return tensor
+            return PendingGather(tensor)
         tensor = tensor.contiguous()
         whole = tensor.new_empty((tensor.size(0) * self.world_size, *tensor.shape[1:]))
-        torch_distributed.all_gather(list(whole.chunk(self.world_size)), tensor)
-        return whole
+        work = torch_distributed.all_gather(list(whole.chunk(self.world_size)), tensor, async_op=True)
+        return PendingGather(whole, work)
 
     def all_gather_objects(self, value: T) -> list[T]:
         """Return the picklable values of all ranks, in the order of the ranks."""

@@ -10,14 +10,20 @@ shape are orthogonalized in one batch, ranks share the work, weight decay is cau
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from glassgpt.training.distributed import DistributedContext, full_tensors, local_shards, local_tensor
+from glassgpt.training.distributed import (
+    DistributedContext,
+    PendingGather,
+    full_tensors,
+    local_shards,
+    local_tensor,
+)
 
 POLAR_EXPRESS = (
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
@@ -140,8 +146,14 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     by_shape[parameter.shape].append(parameter)
             momentum = self._momentum(group)
+            underway: deque[tuple[list[nn.Parameter], PendingGather]] = deque()
             for parameters in by_shape.values():
-                self._update(parameters, group, momentum)
+                underway.append((parameters, self._begin_update(parameters, momentum)))
+                # While ranks exchange the updates of one shape, they compute those of the next.
+                if self._dist.world_size == 1 or len(underway) > 1:
+                    self._finish_update(*underway.popleft(), group)
+            if underway:
+                self._finish_update(*underway.popleft(), group)
             group["steps"] += 1
 
     def _momentum(self, group: dict[str, Any]) -> float:
@@ -149,27 +161,35 @@ class Muon(torch.optim.Optimizer):
         share = min(1.0, group["steps"] / warmup) if warmup else 1.0
         return self.FIRST_MOMENTUM + share * (group["momentum"] - self.FIRST_MOMENTUM)
 
-    def _update(self, parameters: list[nn.Parameter], group: dict[str, Any], momentum: float) -> None:
+    def _begin_update(self, parameters: list[nn.Parameter], momentum: float) -> PendingGather:
+        """Update the momentum of matrices of one shape and start to gather their orthogonalized updates."""
         for parameter in parameters:
             if "momentum" not in self.state[parameter]:
                 self.state[parameter]["momentum"] = torch.zeros_like(parameter)
         averages = [local_tensor(self.state[parameter]["momentum"]) for parameter in parameters]
         gradients = [local_tensor(parameter.grad) for parameter in parameters if parameter.grad is not None]
         ahead = self._look_ahead(averages, gradients, torch.tensor(momentum), self.found_inf)
-        updates = self._orthogonal_parts(full_tensors(ahead, parameters))
+        return self._orthogonal_parts(full_tensors(ahead, parameters))
+
+    def _finish_update(self, parameters: list[nn.Parameter], gather: PendingGather, group: dict[str, Any]) -> None:
+        """Apply the gathered updates of matrices of one shape."""
+        updates = gather.wait()[: len(parameters)]
         rows, columns = parameters[0].shape
         # As tensors: a compiled function would be compiled again for each new Python float.
-        rate = torch.tensor(float(group["lr"]) * max(1.0, rows / columns) ** 0.5)
-        if self.found_inf is not None:
-            rate = torch.where(self.found_inf > 0, 0.0, rate)
+        rate = float(group["lr"]) * max(1.0, rows / columns) ** 0.5
+        # Not torch.where, which would copy the rate to the device and have the host wait for the whole backward pass.
+        on_device = torch.tensor(rate) if self.found_inf is None else (1 - self.found_inf) * rate
         decay = torch.tensor(float(group["weight_decay"]))
         self._apply(
-            [local_tensor(parameter) for parameter in parameters], local_shards(updates, parameters), rate, decay
+            [local_tensor(parameter) for parameter in parameters], local_shards(updates, parameters), on_device, decay
         )
 
-    def _orthogonal_parts(self, matrices: list[Tensor]) -> Tensor:
-        """Orthogonalize matrices into (N, rows, columns); each rank computes an equal part, then all parts are gathered."""
+    def _orthogonal_parts(self, matrices: list[Tensor]) -> PendingGather:
+        """Orthogonalize matrices into (N, rows, columns); each rank computes an equal part, then all parts are gathered.
+
+        N is the next multiple of the number of ranks.
+        """
         each = -(-len(matrices) // self._dist.world_size)
         first = self._dist.rank * each
         mine = [matrices[min(i, len(matrices) - 1)] for i in range(first, first + each)]
-        return self._dist.all_gather(self._orthogonalize(torch.stack(mine)))[: len(matrices)]
+        return self._dist.start_all_gather(self._orthogonalize(torch.stack(mine)))
