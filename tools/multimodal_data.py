@@ -19,18 +19,15 @@ fetched. The sources:
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
-import random
 import shutil
-import subprocess
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from emoji_data import Row, emoji_rows
+from speech_data import VOICES, speak, speech_plan
 
 from glassgpt import console
 from glassgpt.errors import GlassGPTError, UsageError
@@ -38,43 +35,6 @@ from glassgpt.errors import GlassGPTError, UsageError
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 OFFICIAL_TEST = range(5)
 """Numbers of the recordings of the official test set, of each digit by each speaker."""
-VOICES = {"en": ("en-us", "en-gb", "en-gb-scotland", "en-029"), "ko": ("ko",)}
-VARIANTS = (
-    "m1",
-    "m2",
-    "m3",
-    "m4",
-    "m5",
-    "m6",
-    "m7",
-    "m8",
-    "f1",
-    "f2",
-    "f3",
-    "f4",
-    "f5",
-    "klatt",
-    "klatt2",
-    "klatt3",
-    "klatt4",
-)
-"""Variants of a voice, without those that whisper, croak or sing."""
-TEST_VARIANTS = ("m3", "m7", "f2", "f5")
-"""Variants that are never heard in training."""
-SPEEDS, PITCHES = (120, 200), (30, 70)
-"""Words per minute, and pitch from 0 to 99, between which each sentence is spoken."""
-SPEECH_RATE = 16_000
-SECONDS_PER_SENTENCE = 20
-
-
-class Spoken(NamedTuple):
-    """A sentence to speak: language, text, voice with its variant, words per minute, pitch."""
-
-    language: str
-    text: str
-    voice: str
-    speed: int
-    pitch: int
 
 
 def digit_rows(recordings: Path, out: Path) -> dict[str, tuple[list[Row], list[Row]]]:
@@ -121,82 +81,6 @@ def cifar_rows(folder: Path, out: Path) -> tuple[list[Row], list[Row]]:
     if not train or not test:
         raise UsageError(f"{folder} has no train/CLASS/*.jpg and test/CLASS/*.jpg; give the folder of CIFAR-10-images")
     return train, test
-
-
-def speech_plan(
-    sentences: dict[str, Sequence[str]], count: int, test_count: int, seed: int
-) -> tuple[list[Spoken], list[Spoken]]:
-    """Return the sentences of training and test with their voices; a test voice is never heard in training, nor a test sentence.
-
-    Args:
-        sentences: by language.
-        count: sentences per language for training; those of a language are spoken again by other voices if they are fewer.
-        test_count: sentences per language for the test.
-        seed: of the choice.
-    """
-    chance = random.Random(seed)
-    train_variants = [name for name in VARIANTS if name not in TEST_VARIANTS]
-    train: list[Spoken] = []
-    test: list[Spoken] = []
-    for language, given in sentences.items():
-        texts = list(dict.fromkeys(text.strip() for text in given if text.strip()))
-        if len(texts) < test_count + 2:
-            raise UsageError(f"there are {len(texts)} sentences for {language}; at least {test_count + 2} are needed")
-        chance.shuffle(texts)
-        held_out, rest = texts[:test_count], texts[test_count:]
-        for part, wanted, variants, spoken in (
-            (rest, count, train_variants, train),
-            (held_out, test_count, TEST_VARIANTS, test),
-        ):
-            for at in range(wanted):
-                voice = f"{chance.choice(VOICES[language])}+{chance.choice(variants)}"
-                spoken.append(
-                    Spoken(language, part[at % len(part)], voice, chance.randint(*SPEEDS), chance.randint(*PITCHES))
-                )
-    return train, test
-
-
-def speak(plan: Sequence[Spoken], folder: Path, out: Path, workers: int) -> list[Row]:
-    """Speak sentences into FLAC files of 16 kHz, and return their rows."""
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def one(numbered: tuple[int, Spoken]) -> Row:
-        number, spoken = numbered
-        path = folder / f"{number:06d}.flac"
-        _speak_into(path, spoken)
-        return {"audio": _relative(path, out), "text": spoken.text, "language": spoken.language, "voice": spoken.voice}
-
-    with ThreadPoolExecutor(workers) as pool, console.progress(f"speaking {folder.name}", len(plan)) as meter:
-        rows: list[Row] = []
-        for row in pool.map(one, enumerate(plan)):
-            rows.append(row)
-            meter.advance(1)
-    return rows
-
-
-def _speak_into(path: Path, spoken: Spoken) -> None:
-    import soundfile
-
-    from glassgpt.multimodal.audio_files import decode_audio
-
-    command = ["espeak-ng", "-v", spoken.voice, "-s", str(spoken.speed), "-p", str(spoken.pitch), "--stdout", "--stdin"]
-    done = subprocess.run(
-        command, input=spoken.text.encode(), capture_output=True, timeout=SECONDS_PER_SENTENCE, check=False
-    )
-    if done.returncode or not done.stdout:
-        raise UsageError(f"espeak-ng cannot speak {spoken.text!r} as {spoken.voice}: {done.stderr.decode()[:200]}")
-    samples = decode_audio(_with_length(done.stdout), SPEECH_RATE)
-    soundfile.write(path, samples, SPEECH_RATE, format="FLAC")
-
-
-def _with_length(wav: bytes) -> bytes:
-    """Return a WAV file with its lengths in the header, which espeak-ng cannot know when it writes to a pipe."""
-    stream = io.BytesIO(wav)
-    stream.seek(4)
-    stream.write((len(wav) - 8).to_bytes(4, "little"))
-    stream.seek(40)
-    stream.write((len(wav) - 44).to_bytes(4, "little"))
-    return stream.getvalue()
 
 
 def write_rows(out: Path, train: Iterable[Row], test: Iterable[Row]) -> None:
