@@ -32,6 +32,15 @@ def test_settings_of_the_user_stay(environment, monkeypatch):
     assert environment["OMP_NUM_THREADS"] == "3"
 
 
+@pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("3", "3")])
+def test_numpy_starts_no_threads_unless_the_user_wants_some(given, expected, monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", given or "")
+    if given is None:
+        monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    openmp.without_blas_threads()
+    assert openmp.os.environ["OPENBLAS_NUM_THREADS"] == expected
+
+
 def test_processes_share_the_cores(environment):
     openmp.set_openmp_defaults()
     openmp.set_openmp_defaults(processes=3)

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from glassgpt.cli.top_level_help import print_top_level_help
+from glassgpt.lazy import without_collecting
 
 LEAST_COLUMNS = 20
 """Tables and help cannot be drawn in fewer: Rich would take forever, or fail."""
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         del os.environ["COLUMNS"]  # such as the 0 of a terminal whose size is unknown
     if print_top_level_help(given):
         return
-    from glassgpt.cli.dispatch import run  # with the parser, which takes ten times as long as printing this help
+    with without_collecting():
+        from glassgpt.cli.dispatch import run  # with the parser, which takes ten times as long as printing this help
 
     run(given)

@@ -13,6 +13,8 @@ from glassgpt import console
 from glassgpt.cli.media import MediaArguments, is_drawing, prepare_media, require_defaults, require_no_media
 from glassgpt.cli.shared import Flag, Integer, Texts, reject_unknown_options, run_name
 from glassgpt.errors import UsageError
+from glassgpt.lazy import import_for_good
+from glassgpt.openmp import without_blas_threads
 
 
 def prepare(
@@ -110,8 +112,6 @@ def prepare(
         Replace an existing dataset.
     """
     from glassgpt.cli.code import check_code
-    from glassgpt.data.prepare_options import PrepareOptions
-    from glassgpt.data.show import prepare_and_show
 
     reject_unknown_options(sources)
     if not sources:
@@ -135,6 +135,11 @@ def prepare(
         prepare_media(media, common)
         return
     require_no_media(media)
+    without_blas_threads()
+    import_for_good("glassgpt.data.show")
+    from glassgpt.data.prepare_options import PrepareOptions
+    from glassgpt.data.show import prepare_and_show
+
     options = PrepareOptions(
         sources=sources,
         out=out,

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from glassgpt import console
-from glassgpt.cli.shared import Flag, GenerationArguments, Overrides
+from glassgpt.cli.generation_flags import GenerationArguments
+from glassgpt.cli.shared import Flag, Overrides
 from glassgpt.errors import UsageError
 
 

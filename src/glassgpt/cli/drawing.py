@@ -13,7 +13,6 @@ from cyclopts import Group
 
 from glassgpt import console
 from glassgpt.errors import UsageError, require_extra
-from glassgpt.multimodal.drawing_options import drawing_options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,6 +88,8 @@ def check_drawing(
         UsageError: there is no place, it exists already, or an option is not one of pictures.
         MissingExtraError: Pillow is not installed.
     """
+    from glassgpt.multimodal.drawing_options import drawing_options
+
     if not captions:
         raise UsageError("--out and --image-tokenizer are for pictures; say what to draw with --draw, or remove them")
     if given := [name.replace("_", "-") for name, value in of_text.items() if value]:

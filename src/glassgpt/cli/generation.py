@@ -14,6 +14,8 @@ from glassgpt.cli.drawing import DRAWING, captions_of, check_drawing, draw_pictu
 from glassgpt.cli.generation_flags import (
     HELP_GROUPS,
     PROMPT_AND_OUTPUT,
+    GenerationArguments,
+    StrategyArguments,
     options_from_flags,
     read_prompts,
     strategy_from_flags,
@@ -24,12 +26,10 @@ from glassgpt.cli.shared import (
     Checkpoint,
     Device,
     Flag,
-    GenerationArguments,
     Integer,
     Overrides,
     PresetOption,
     Run,
-    StrategyArguments,
     run_name,
 )
 from glassgpt.errors import GenerationError, GenerationFailedError, GlassGPTError, UsageError

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import codecs
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin
 
-from cyclopts import CoercionError, Group, Parameter, Token
+from cyclopts import Group, Parameter
 
+from glassgpt.cli.shared import parse_integers
 from glassgpt.errors import UsageError
 from glassgpt.generation.options import GenerationOptions, processor_settings
 from glassgpt.generation.presets import load_generation_preset
@@ -89,15 +89,6 @@ def _default(each: Setting) -> list[str]:
     return [f"default: {str(each.default).lower() if isinstance(each.default, bool) else each.default}"]
 
 
-def parse_integers(kind: Any, words: Sequence[Token]) -> Any:
-    """Return integers as written. Cyclopts itself would round 1.5 without a message."""
-    for word in words:
-        if not re.fullmatch(r"[+-]?\d+", word.value):
-            raise CoercionError(f"{word.value!r} is not an integer.", token=word)
-    numbers = [int(word.value) for word in words]
-    return tuple(numbers) if get_origin(kind) is tuple else numbers[0]
-
-
 def _flags(options: Mapping[str, Setting]) -> dict[str, Any]:
     return {key: _flag(each) for key, each in options.items()}
 
@@ -113,6 +104,12 @@ StrategyFlags = TypedDict(  # type: ignore[misc]
     total=False,
 )
 """The flags of the decoding strategies."""
+GenerationArguments = Annotated[GenerationFlags, Parameter(name="*")]
+"""The generation settings that were given, each with its own option."""
+StrategyArguments = Annotated[StrategyFlags, Parameter(name="*")]
+"""The settings of a decoding strategy that were given."""
+LogitsProcessorArguments = Annotated[LogitsProcessorFlags, Parameter(name="*")]
+"""The generation settings that belong to logits processors."""
 
 
 def options_from_flags(defaults: Mapping[str, Any], preset: str | None, given: Mapping[str, Any]) -> GenerationOptions:

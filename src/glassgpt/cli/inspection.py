@@ -13,6 +13,7 @@ from urllib.parse import urlencode, urlsplit
 from cyclopts import Parameter
 
 from glassgpt import console
+from glassgpt.cli.generation_flags import LogitsProcessorArguments, options_from_flags
 from glassgpt.cli.media_prompts import check_media
 from glassgpt.cli.shared import (
     RUN_HELP,
@@ -20,7 +21,6 @@ from glassgpt.cli.shared import (
     Device,
     Flag,
     Integer,
-    LogitsProcessorArguments,
     PresetOption,
     parse_run,
     shown_run,
@@ -90,7 +90,6 @@ def inspect(
         With --text: replace an activation by that of another text: NAME=TEXT, or NAME@POSITION=TEXT for some positions
         (comma-separated), such as blocks.0.output@5=the old queen. May be repeated.
     """
-    from glassgpt.cli.generation_flags import options_from_flags
     from glassgpt.data.files import check_output_path
     from glassgpt.learn import bundled
     from glassgpt.locale import user_language

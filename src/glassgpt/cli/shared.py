@@ -5,24 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
-from cyclopts import Parameter, Token
+from cyclopts import CoercionError, Parameter, Token
 
-from glassgpt.cli.generation_flags import GenerationFlags, LogitsProcessorFlags, StrategyFlags, parse_integers
 from glassgpt.errors import UsageError
 from glassgpt.learn import bundled
+
+
+def parse_integers(kind: Any, words: Sequence[Token]) -> Any:
+    """Return integers as written. Cyclopts itself would round 1.5 without a message."""
+    for word in words:
+        if not re.fullmatch(r"[+-]?\d+", word.value):
+            raise CoercionError(f"{word.value!r} is not an integer.", token=word)
+    numbers = [int(word.value) for word in words]
+    return tuple(numbers) if get_origin(kind) is tuple else numbers[0]
+
 
 Texts = Annotated[str, Parameter(allow_leading_hyphen=True)]
 """Positional arguments; - means standard input."""
 Overrides = Annotated[dict[str, str], Parameter(parse=False)]
 """Settings by dotted name (`--train.learning-rate 3e-4`); `dispatch` takes them from the command line."""
-GenerationArguments = Annotated[GenerationFlags, Parameter(name="*")]
-"""The generation settings that were given, each with its own option."""
-StrategyArguments = Annotated[StrategyFlags, Parameter(name="*")]
-"""The settings of a decoding strategy that were given."""
-LogitsProcessorArguments = Annotated[LogitsProcessorFlags, Parameter(name="*")]
-"""The generation settings that belong to logits processors."""
 Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 """An option without a value; off by default."""
 Integer = Annotated[int, Parameter(converter=parse_integers)]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
-import urllib.error
-import urllib.request
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import urlparse
@@ -22,6 +19,10 @@ def download(url: str, folder: Path, observer: PrepareObserver) -> Path:
     Raises:
         DataError: the server cannot be reached, returns an error, or the connection breaks.
     """
+    import http.client  # with the library of TLS, which local files do not need
+    import urllib.error
+    import urllib.request
+
     name = PurePosixPath(urlparse(url).path).name
     path = folder / (name if name not in ("", "..") else "download.txt")
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from email.parser import HeaderParser
 from functools import cache
 from pathlib import Path
 
@@ -40,6 +39,8 @@ def installed_packages(folder: Path) -> dict[str, tuple[str, str]]:
 
     The first part tells for files that no package lists; several packages may share it, as parts of a namespace.
     """
+    from email.parser import HeaderParser  # with a dozen other modules, which `prepare` of text would import, too
+
     owners: dict[str, tuple[str, str]] = {}
     for metadata in sorted(folder.glob("*.dist-info/METADATA")):
         fields = HeaderParser().parsestr(metadata.read_text(encoding="utf-8", errors="replace"))
