@@ -11,27 +11,32 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.config import load_config
+from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
 from glassgpt.errors import WrongTokenizerError
 from glassgpt.generation.strategies import generate_samples
 from glassgpt.multimodal.drawing import CodesOnly, decode_drawings, drawing_prompt
 from glassgpt.multimodal.drawing_options import drawing_options
-from glassgpt.multimodal.drawing_tokens import DrawingRecord, DrawingTokens
+from glassgpt.multimodal.drawing_tokens import DrawingRecord, DrawingTokens, recorded_drawing
 from glassgpt.multimodal.image_tokenizer import ImageTokenizer, load_image_tokenizer
+from glassgpt.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from glassgpt.api.loaded_model import LoadedModel
 
 
 def draw_pictures(
-    loaded: LoadedModel, captions: Sequence[str], image_tokenizer: str | Path | None = None, **options: Any
+    loaded: LoadedModel,
+    captions: Sequence[str],
+    image_tokenizer: str | Path | ImageTokenizer | None = None,
+    **options: Any,
 ) -> NDArray[np.uint8]:
     """Return pictures of captions, drawn together; each is the same as if it were alone.
 
     Args:
         loaded: a model that was trained on a dataset of `prepare --draw`.
         captions: what to draw.
-        image_tokenizer: folder of the image tokenizer of that dataset; None takes the place where it was then.
+        image_tokenizer: that of that dataset, or its folder; None takes the place where it was then.
         options: those of `GenerationOptions` that concern sampling.
 
     Returns:
@@ -43,7 +48,10 @@ def draw_pictures(
         WrongRunError: there is no image tokenizer in the folder.
     """
     tokens, record = drawing_tokens(loaded.tokenizer, loaded.drawing)
-    found = find_image_tokenizer(record, image_tokenizer, next(loaded.model.parameters()).device)
+    if isinstance(image_tokenizer, ImageTokenizer):
+        found = _same(image_tokenizer, record, Path(record.path))
+    else:
+        found = find_image_tokenizer(record, image_tokenizer, next(loaded.model.parameters()).device)
     parsed = drawing_options(options, max_tokens=record.positions, processors=(CodesOnly(tokens),))
     context = loaded.model.config.context_length
     prompts = [drawing_prompt(loaded.tokenizer, caption, record.positions, context) for caption in captions]
@@ -54,6 +62,28 @@ def draw_pictures(
     ]
     pictures = decode_drawings(outputs, tokens, found)
     return pictures.reshape(len(captions), parsed.num_samples, *pictures.shape[1:])
+
+
+def image_tokenizer_of(run: Path, captions: Sequence[str], folder: Path | None, device: torch.device) -> ImageTokenizer:
+    """Return the image tokenizer that a run draws with; check it and the captions before the model is loaded.
+
+    Args:
+        run: the run.
+        captions: what to draw.
+        folder: see `find_image_tokenizer`, as is `device`, which also explains errors.
+        device: where it is to compute.
+
+    Raises:
+        GenerationError: a caption is empty or too long.
+        WrongTokenizerError: the run cannot draw.
+    """
+    tokenizer = load_tokenizer(RunFolder(run).tokenizer)
+    _, record = drawing_tokens(tokenizer, recorded_drawing(run))
+    found = find_image_tokenizer(record, folder, device)
+    context = load_config(run).model.context_length
+    for caption in captions:
+        drawing_prompt(tokenizer, caption, record.positions, context)
+    return found
 
 
 def drawing_tokens(tokenizer: Tokenizer, record: DrawingRecord | None) -> tuple[DrawingTokens, DrawingRecord]:
@@ -92,7 +122,10 @@ def find_image_tokenizer(
             "in Python)"
         )
     place = Path(record.path if folder is None else folder)
-    found = load_image_tokenizer(place, device)
+    return _same(load_image_tokenizer(place, device), record, place)
+
+
+def _same(found: ImageTokenizer, record: DrawingRecord, place: Path) -> ImageTokenizer:
     if replace(DrawingRecord.of(found, place), path=record.path) != record:
         raise WrongTokenizerError(
             f"the image tokenizer in {place} is not the one that the model was trained with, which was in {record.path}"

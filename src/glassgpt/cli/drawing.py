@@ -131,13 +131,15 @@ def draw_pictures(
     """
     from glassgpt import api
     from glassgpt.api import drawing
+    from glassgpt.device import pick_device
     from glassgpt.generation.engine.prompt import random_seed
 
     seed = options.get("seed", random_seed())
     texts = len(captions) * options.get("num_samples", 1)
+    found = drawing.image_tokenizer_of(run, captions, image_tokenizer, pick_device(loading["device"]))
     loaded = api.load(run, **loading, batch_size=texts)
     console.info(f"checkpoint: {loaded.checkpoint}")
-    pictures = drawing.draw_pictures(loaded, captions, image_tokenizer, **{**options, "seed": seed})
+    pictures = drawing.draw_pictures(loaded, captions, found, **{**options, "seed": seed})
     if out.suffix.lower() == SUFFIX:
         write_sheet(pictures, out)
     else:

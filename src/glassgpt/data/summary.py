@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from glassgpt.data.files import read_regular
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import DataError
+from glassgpt.schema.json_fields import from_json, json_object
 
 SUMMARY_FILE = "dataset.json"
 FORMAT = "glassgpt-dataset"
@@ -127,13 +128,13 @@ class DatasetSummary:
             DataError: the file is damaged, not a glassgpt dataset, or of a newer version.
         """
         try:
-            fields = json.loads(read_regular(path))
+            fields = json_object(read_regular(path))
             checksum = fields.pop("sha256", None)  # earlier datasets have none
             if checksum is not None and checksum != _checksum(fields):
                 raise ValueError("its content does not match its checksum")
-            file_format, version = fields.pop("format"), fields.pop("version")
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-            raise DataError(f"{path} is damaged or not a glassgpt dataset: {error}") from error
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} is damaged or not a glassgpt dataset: {error}; prepare the data again") from error
+        file_format, version = fields.pop("format", None), fields.pop("version", None)
         if file_format != FORMAT or version != FORMAT_VERSION:
             raise DataError(
                 f"{path} has format {file_format} {version}, expected {FORMAT} {FORMAT_VERSION}; "
@@ -144,10 +145,12 @@ class DatasetSummary:
     @classmethod
     def _from_fields(cls, path: Path, fields: dict[str, Any]) -> DatasetSummary:
         try:
-            splits = {name: _split_from(fields.pop(name)) for name in ("train", "validation")}
-            frequent = tuple((token, count) for token, count in fields.pop("frequent_tokens"))
-            return cls(**splits, frequent_tokens=frequent, **fields)
-        except (KeyError, TypeError, ValueError) as error:
+            summary = from_json(cls, fields, may_lack_defaults=True)
+            for name in (*summary.train.shards, *summary.validation.shards):
+                if Path(name).name != name:
+                    raise ValueError(f"it names the shard {name!r}")
+            return summary
+        except ValueError as error:
             raise DataError(f"{path} is damaged: {error}; prepare the data again") from error
 
 
@@ -159,10 +162,3 @@ def most_frequent(counts: NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
 
 def _checksum(fields: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
-
-
-def _split_from(fields: dict[str, Any]) -> SplitSummary:
-    shards = tuple(fields.pop("shards"))
-    if outside := next((name for name in shards if Path(name).name != name), None):
-        raise ValueError(f"it names the shard {outside!r}")
-    return SplitSummary(shards=shards, **fields)

@@ -34,6 +34,7 @@ from glassgpt.data.verification import other_files
 from glassgpt.errors import DataError
 from glassgpt.multimodal.media import MODALITIES, Geometry, MediaItem
 from glassgpt.multimodal.media_store import REBUILD, MediaStore, map_records
+from glassgpt.schema.json_fields import from_json, json_object
 
 __all__ = [
     "MEDIA", "NO_TOKEN", "PLACE", "STARTS", "SUPERVISED", "TEMPLATE_FILE", "MultimodalDataset", "MultimodalSummary",
@@ -118,21 +119,19 @@ class MultimodalSummary:
             DataError: it is damaged or of a newer version.
         """
         try:
-            fields: dict[str, Any] = json.loads(read_regular(path))
-            if fields.pop("sha256") != _checksum(fields):
+            fields = json_object(read_regular(path))
+            if fields.pop("sha256", None) != _checksum(fields):
                 raise ValueError("its content does not match its checksum")
-            if (fields.pop("format"), fields.pop("version")) != (FORMAT, FORMAT_VERSION):
+            if (fields.pop("format", None), fields.pop("version", None)) != (FORMAT, FORMAT_VERSION):
                 raise ValueError(f"its format is not {FORMAT} {FORMAT_VERSION}")
-            geometry = Geometry(**fields.pop("geometry"))
-            if problems := geometry.problems():
+            summary = from_json(cls, fields)
+            if problems := summary.geometry.problems():
                 raise ValueError(problems[0])
-            train, validation = (SplitDocuments(**fields.pop(name)) for name in SPLITS)
-            summary = cls(**fields, geometry=geometry, train=train, validation=validation)
             if summary.row_length < 2 or not set(summary.begin) <= set(MODALITIES):
                 raise ValueError("its row_length or its begin tokens cannot be")
             if outside := next((name for name in summary.files if Path(name).name != name), None):
                 raise ValueError(f"it names the file {outside!r}")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise DataError(f"{path} is damaged: {error}; {REBUILD}") from error
         return summary
 

@@ -16,7 +16,8 @@ from glassgpt.data.files import read_regular
 from glassgpt.data.summary import SUMMARY_FILE, DatasetSummary
 from glassgpt.data.tokenizers.bpe import BPETokenizer
 from glassgpt.data.tokenizers.library import LibraryTokenizer
-from glassgpt.errors import CheckpointError, WrongTokenizerError
+from glassgpt.errors import CheckpointError, DataError, WrongTokenizerError
+from glassgpt.schema.json_fields import from_json, json_object
 from glassgpt.training.run_folder import DRAWING_FILE
 
 if TYPE_CHECKING:
@@ -110,8 +111,17 @@ class DrawingRecord:
 
     @classmethod
     def of_options(cls, options: Mapping[str, Any]) -> DrawingRecord | None:
-        """Return the record in the options of a dataset; None if it is not one of captions and codes."""
-        return cls(**options["image_tokenizer"]) if options.get("format") == DRAWING_FORMAT else None
+        """Return the record in the options of a dataset; None if it is not one of captions and codes.
+
+        Raises:
+            DataError: the record is damaged.
+        """
+        if options.get("format") != DRAWING_FORMAT:
+            return None
+        try:
+            return from_json(cls, options.get("image_tokenizer"), "options.image_tokenizer")
+        except ValueError as error:
+            raise DataError(f"{SUMMARY_FILE} of the dataset is damaged: {error}; prepare the data again") from error
 
     @classmethod
     def read(cls, path: Path) -> DrawingRecord:
@@ -121,13 +131,12 @@ class DrawingRecord:
             CheckpointError: the file is damaged.
         """
         try:
-            fields: dict[str, Any] = json.loads(read_regular(path))
-            types = {"fingerprint": str, "positions": int, "codes": int, "path": str}
-            if {name: type(value) for name, value in fields.items()} != types:
-                raise TypeError(f"it must have the values {', '.join(types)}")
-        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
-            raise CheckpointError(f"{path} is damaged: {error}") from error
-        return cls(**fields)
+            return from_json(cls, json_object(read_regular(path)))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{path} is damaged: {error}; copy it from the run that this one was made from, or train again on a dataset of: "
+                "glassgpt prepare ROWS --draw TOKENIZER --out DIR"
+            ) from error
 
     def to_bytes(self) -> bytes:
         """Return the content of the file of a run."""

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +29,10 @@ from glassgpt.errors import CheckpointError, WrongRunError
 from glassgpt.multimodal.fsq import ImageAutoencoder
 from glassgpt.multimodal.image_tokenizer_config import ImageTokenizerConfig
 from glassgpt.multimodal.media_store import write_new
+from glassgpt.schema.json_fields import from_json, json_object
 
 CONFIG_FILE, WEIGHTS_FILE = "image-tokenizer.json", "weights.safetensors"
+RESTORE = "restore the file, or train the image tokenizer again"
 BATCH = 64
 """Pictures that are encoded or decoded at once."""
 
@@ -111,15 +113,27 @@ def load_image_tokenizer(folder: Path, device: torch.device | None = None) -> Im
         raw = read_regular(folder / WEIGHTS_FILE)
         if hashlib.sha256(raw).hexdigest() != checksum:
             raise CheckpointError(
-                f"{folder / WEIGHTS_FILE} is damaged: its checksum differs from that in {CONFIG_FILE}"
+                f"{folder / WEIGHTS_FILE} is damaged: its checksum differs from that in {CONFIG_FILE}; {RESTORE}"
             )
+        weights = load(raw)
+        if not _have_shapes(weights, config):
+            raise CheckpointError(f"{folder / WEIGHTS_FILE} does not match {CONFIG_FILE}; {RESTORE}")
         model = ImageAutoencoder(config)
-        model.load_state_dict(load(raw))
+        model.load_state_dict(weights)
     except OSError as error:
-        raise CheckpointError(f"{folder / WEIGHTS_FILE} cannot be read: {error.strerror or error}") from error
-    except (SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"{folder / WEIGHTS_FILE} does not match {CONFIG_FILE}: {error}") from error
+        raise CheckpointError(
+            f"{folder / WEIGHTS_FILE} cannot be read: {error.strerror or error}; {RESTORE}"
+        ) from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{folder / WEIGHTS_FILE} is damaged: {error}; {RESTORE}") from error
     return ImageTokenizer(config, model.to(device or torch.device("cpu")))
+
+
+def _have_shapes(weights: Mapping[str, Tensor], config: ImageTokenizerConfig) -> bool:
+    """Return whether weights have the shapes of a configuration, which may have been edited and need more than the memory."""
+    with torch.device("meta"):
+        expected = ImageAutoencoder(config).state_dict()
+    return {name: one.shape for name, one in expected.items()} == {name: one.shape for name, one in weights.items()}
 
 
 def _read_config(path: Path) -> tuple[ImageTokenizerConfig, str]:
@@ -129,17 +143,13 @@ def _read_config(path: Path) -> tuple[ImageTokenizerConfig, str]:
         CheckpointError: the file is damaged.
     """
     try:
-        content: Any = json.loads(read_regular(path))
-        fields = cast("dict[str, Any]", content["config"])
-        sizes = {name: fields[name] for name in ("image_size", "patch_size", "width")}
-        if not all(type(value) is int for value in (*sizes.values(), *fields["levels"])):
-            raise TypeError("sizes and levels must be integers")
-        config = ImageTokenizerConfig(**sizes, levels=tuple(fields["levels"]))
+        content = json_object(read_regular(path))
+        config = from_json(ImageTokenizerConfig, content.get("config"), "config")
         if problems := config.problems():
             raise ValueError(problems[0])
-        return config, str(content["sha256"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
+        return config, str(content.get("sha256"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}; {RESTORE}") from error
 
 
 def as_floats(pictures: NDArray[np.uint8], device: torch.device) -> Tensor:

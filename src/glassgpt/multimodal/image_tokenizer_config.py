@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 GROUPS = 8
 """Groups of channels that are normalized together."""
-MAX_SIDE, MAX_CODES, MAX_LEVELS, MAX_WIDTH = 256, 1 << 16, 256, 1024
+MAX_SIDE, MAX_PATCH, MAX_CODES, MAX_LEVELS, MAX_WIDTH = 256, 256, 1 << 16, 256, 1024
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class ImageTokenizerConfig:
     def problems(self) -> list[str]:
         """Return one line for each invalid setting."""
         found: list[str] = []
-        if self.patch_size < 2 or self.patch_size.bit_count() != 1:
-            found.append(f"patch_size is {self.patch_size}; it must be a power of 2, and at least 2")
+        if not 2 <= self.patch_size <= MAX_PATCH or self.patch_size.bit_count() != 1:
+            found.append(f"patch_size is {self.patch_size}; it must be a power of 2 from 2 to {MAX_PATCH}")
         elif self.image_size < self.patch_size or self.image_size % self.patch_size or self.side > MAX_SIDE:
             found.append(
                 f"image_size is {self.image_size}; it must be a multiple of the patch size {self.patch_size}, at most "

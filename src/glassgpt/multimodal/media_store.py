@@ -205,7 +205,8 @@ class MediaStore:
         has_shape |= (items["shape"][:, 0] > 0) & (items["shape"][:, 1:] == 0).all(axis=1) & is_audio
         inside = np.zeros(len(items), dtype=bool)
         if len(items):
-            inside = items["offset"] + self._lengths <= sizes[items["shard"]]
+            ends, offsets = sizes[items["shard"]], items["offset"]
+            inside = (offsets <= ends) & (self._lengths <= ends - offsets)  # not their sum, which may overflow
         if not (bad := ~(has_shape & inside)).any():
             return
         number = int(np.flatnonzero(bad)[0])

@@ -10,7 +10,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from glassgpt.data.shard_format import ShardHeader
 from glassgpt.data.shards import SPLITS, Split, TokenDataset
 from glassgpt.data.summary import DatasetSummary
 from glassgpt.errors import DataError, UsageError
+from glassgpt.schema.json_fields import from_json, json_object
 
 if TYPE_CHECKING:
     from glassgpt.data.chat.batches import ConversationTokens
@@ -88,12 +89,14 @@ class ConversationSummary:
             DataError: it is damaged or of a newer version.
         """
         try:
-            fields: dict[str, Any] = json.loads(read_regular(path))
-            if (fields.pop("format"), fields.pop("version")) != (FORMAT, FORMAT_VERSION):
+            fields = json_object(read_regular(path))
+            if (fields.pop("format", None), fields.pop("version", None)) != (FORMAT, FORMAT_VERSION):
                 raise ValueError(f"its format is not {FORMAT} {FORMAT_VERSION}")
-            train, validation = (SplitConversations(**fields.pop(name)) for name in SPLITS)
-            return cls(**fields, train=train, validation=validation)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            summary = from_json(cls, fields, may_lack_defaults=True)
+            if summary.row_length < 2:
+                raise ValueError("its row_length must be at least 2")
+            return summary
+        except (OSError, ValueError) as error:
             raise DataError(f"{path} is damaged: {error}; prepare the conversations again") from error
 
 

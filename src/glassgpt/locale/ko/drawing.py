@@ -26,7 +26,8 @@ MESSAGES = {
     "the tokenizer {} has no tokens of pictures, so that its model cannot draw; prepare the data with: glassgpt prepare ROWS --draw TOKENIZER --out DIR": "토크나이저 {0}에는 그림 토큰이 없어 모델이 그림을 그릴 수 없습니다. 다음으로 데이터를 준비하세요: glassgpt prepare ROWS --draw TOKENIZER --out DIR",
     "the tokenizer {} has its tokens of pictures not in order": "토크나이저 {0}의 그림 토큰이 순서대로 있지 않습니다",
     "the tokenizer {} has tokens for {} codes, and the image tokenizer has {}": "토크나이저 {0}에는 코드 {1}개의 토큰이 있는데, 이미지 토크나이저의 코드는 {2}개입니다",
-    "it must have the values {}": "다음 값이 있어야 합니다: {0}",
+    "{} is damaged: {}; copy it from the run that this one was made from, or train again on a dataset of: glassgpt prepare ROWS --draw TOKENIZER --out DIR": "{0} 파일이 손상되었습니다: {1:t}. 이 실행을 만든 원래 실행에서 복사하거나, 다음으로 만든 데이터셋으로 다시 학습하세요: glassgpt prepare ROWS --draw TOKENIZER --out DIR",
+    "{} of the dataset is damaged: {}; prepare the data again": "데이터셋의 {0} 파일이 손상되었습니다: {1:t}. 데이터를 다시 준비하세요",
     "encoding": "부호화",
     "the training documents are written in {} orders, so that a model does not learn a picture from the one before it; an epoch has each of them {} times": "학습 문서를 {0}가지 순서로 저장합니다. 모델이 바로 앞의 그림을 보고 그림을 외우지 않도록 하기 위해서입니다. 한 에포크에 문서마다 {1}번 나옵니다",
 }
