@@ -125,6 +125,7 @@ def draw_font(package: Path, groups: Mapping[str, str], folder: Path) -> Iterato
             "this Pillow cannot draw emoji of several characters; install one with raqm (pip install pillow)"
         )
     folder.mkdir(parents=True, exist_ok=True)
+    seen: set[Path] = set()  # the files of a font share characters
     for number, ranges in read_json(package / "unicode.json").items():
         characters = _characters(ranges)
         of_part = [emoji for emoji in groups if set(emoji) - {JOINER} <= characters]
@@ -133,7 +134,8 @@ def draw_font(package: Path, groups: Mapping[str, str], folder: Path) -> Iterato
             font = ImageFont.truetype(str(file), FONT_SIZE, layout_engine=ImageFont.Layout.RAQM)
             for emoji in of_part:
                 path = folder / f"{'-'.join(f'{ord(each):x}' for each in emoji)}-{weight}.png"
-                if _draw_glyph(font, emoji, path):
+                if path not in seen and _draw_glyph(font, emoji, path):
+                    seen.add(path)
                     yield Drawing(emoji, path, groups[emoji])
 
 

@@ -102,9 +102,10 @@ def test_a_font_is_drawn_as_one_glyph_per_emoji(tmp_path, monkeypatch):
     font = pytest.importorskip("matplotlib").get_data_path() + "/fonts/ttf/DejaVuSans.ttf"
     package = tmp_path / "lines"
     (package / "files").mkdir(parents=True)
-    (package / "unicode.json").write_text(json.dumps({"[0]": "U+2764,U+270a-270c"}))
+    (package / "unicode.json").write_text(json.dumps({"[0]": "U+2764,U+270a-270c", "[1]": "U+270b"}))
     monkeypatch.setattr(emoji_data, "FONT_WEIGHTS", ("400",))
-    shutil.copy(font, package / "files/lines-0-400-normal.woff")
+    for number in (0, 1):  # both have the hand
+        shutil.copy(font, package / f"files/lines-{number}-400-normal.woff")
     groups = {"❤": "Food", "✋": "Food", "❤❤❤": "Food", "🍎": "Food"}
     drawn = list(emoji_data.draw_font(package, groups, tmp_path / "glyphs"))
     assert [drawing.emoji for drawing in drawn] == ["❤", "✋"]
