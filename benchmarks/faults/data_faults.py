@@ -23,7 +23,9 @@ Tokens = NDArray[np.int64]
 
 def batches_from(kind: type[Batches]) -> tuple[Patch, ...]:
     """Replace the program's class of batches."""
-    return (("glassgpt.training.trainable", "build_batches", kind), ("glassgpt.diagnosis.doctor", "Batches", kind))
+    return tuple(
+        (module, "build_batches", kind) for module in ("glassgpt.training.trainable", "glassgpt.diagnosis.doctor")
+    )
 
 
 class _TwoAhead(Batches):

@@ -298,9 +298,9 @@ def held_out_folder(run: Path, data: Path | None) -> Path:
     """
     if data is not None:
         return dataset_folder(data)
-    folder = load_config(run).data
-    if not folder:
-        raise UsageError(f"{run} was not trained here and names no dataset; give one with --data DIR")
+    origin = "was tuned on preferences" if (config := load_config(run)).preference.data else "was not trained here"
+    if not (folder := config.data):
+        raise UsageError(f"{run} {origin} and names no dataset; give one with --data DIR")
     if remote_url(folder):  # a run of somebody's must not choose what this machine connects to
         raise UsageError(f"{run} was trained on {folder}; give that, or a copy of it, with --data")
     if not Path(folder).is_dir():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from forked import run_ranks
 from glassgpt import api
 from glassgpt.adaptation.recipe import Finetuning
 from glassgpt.adaptation.replay import open_training_data
+from glassgpt.api.initialization import model_to_train
 from glassgpt.api.runs import trainer_config
 from glassgpt.api.serving import load_weights as load_served
 from glassgpt.config import load_config
@@ -287,8 +289,10 @@ def test_rate_range_is_that_of_the_adapter(adapter_config, base_run, monkeypatch
     monkeypatch.setattr(doctor, "check_rate_range", lambda step, *_: seen.append(step.model))
     config = adapter_config()
     weights = find_checkpoint(RunFolder(base_run), "best")
+    shape = load_config(base_run).model
+    resolved = replace(config, model=shape)
     plan = doctor.TrainingPlan(
-        load_config(base_run).model, trainer_config(config), None, base_run, weights, None, config.lora
+        shape, trainer_config(config), None, base_run, weights, build=lambda _: model_to_train(resolved, None, None)
     )
     doctor._check_rate_range(plan, resolve_hardware(config.train), lambda total: None)
     assert adapter_of(seen[0]).lora == config.lora

@@ -17,8 +17,10 @@ from glassgpt.api.runs import save_as_run, trainer_config
 from glassgpt.config import load_config
 from glassgpt.data.chat.plain import PLAIN_TEMPLATE
 from glassgpt.data.tokenizers import load_tokenizer
+from glassgpt.diagnosis.monitor import TrainingMonitor
 from glassgpt.errors import CheckpointError, ConfigError, Interrupted, TrainingDivergedError, UsageError, WrongDataError
 from glassgpt.generation.options import GenerationOptions
+from glassgpt.model.attention import attend
 from glassgpt.training import preference_validation
 from glassgpt.training.checkpoint import find_checkpoint, weights_fingerprint
 from glassgpt.training.lineage import read_lineage
@@ -115,14 +117,15 @@ def test_tuning_learns_the_preference_and_logs_what_it_does(tuned):
 def test_audited_and_sampled_run_has_no_findings(tuned):
     """Batches, gradients and updates are computed again by the audits, from a loss of their own."""
     run, _ = tuned
-    assert [event for event in lines(run, "events.jsonl") if event["event"] == "finding"] == []
+    found = [event["code"] for event in lines(run, "events.jsonl") if event["event"] == "finding"]
+    assert found == ["GG-INI-003"]  # the base has random weights
     assert len(lines(run, "layers.jsonl")) >= 5
 
 
 def test_doctor_reads_the_run(tuned):
     checks = {check.name: check for check in api.doctor(tuned[0])}
     assert "n-gram baselines" not in checks
-    assert [finding.code for check in checks.values() for finding in check.findings] == []
+    assert [finding.code for check in checks.values() for finding in check.findings] == ["GG-INI-003"]  # random weights
     assert checks["end"].outcome == "finished"
 
 
@@ -355,3 +358,24 @@ def test_finetune_command_tunes_and_tells_what_changed(chat_base, pairs_file, ru
 def test_impossible_settings_are_refused(changes, problem, tuning_config, tmp_path):
     with pytest.raises(ConfigError, match=problem):
         api.check(tuning_config(**changes), tmp_path / "run")
+
+
+@pytest.mark.parametrize("fault", ["loss", "attention"])
+def test_audits_of_pairs_name_a_fault(tuning_config, tmp_path, monkeypatch, fault):
+    """Their hypotheses about a wrong loss cut pairs along their positions, not between the two replies."""
+    config = tuning_config(diagnosis__watch="full")
+    dataset = open_preferences(config)
+    trainer = Trainer(model_to_train(config, None, dataset), dataset, trainer_config(config), RunFolder(tmp_path / "r"))
+    if fault == "loss":
+        original = trainer.train_step.loss.train
+        monkeypatch.setattr(trainer.train_step.loss, "train", lambda *batch: 1.5 * original(*batch))
+    else:
+        for block in trainer.model.blocks:
+            block.attention.attend = lambda q, k, v, mask, dropout: attend(q, k, v, mask, dropout) * 0.5
+    monitor = TrainingMonitor(trainer, replace(config.diagnosis, recover=False, sample_every_steps=4))
+    monitor.attach()
+    trainer.run()
+    found = {finding.code: finding.evidence for finding in monitor.findings}
+    assert found["GG-LOS-001" if fault == "loss" else "GG-MOD-001"]
+    if fault == "loss":
+        assert found["GG-LOS-001"]["why"] == "another-loss"

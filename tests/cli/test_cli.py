@@ -192,7 +192,7 @@ def test_explain_shows_candidates(run_main, nano_run):
         ("train nano --data {data} --out {tmp}/r --optimizer.weight-decay inf", 2, "must be at least 0 and finite"),
         ("train nano --data {data} --out {data}/dataset.json/r", 2, "is not a writable folder"),
         ("prepare - --validation-source - --out {tmp}/d", 2, "standard input can only be read once"),
-        ("bench train nano --data {data} --model.vocab-size 100", 2, "the dataset has 257"),
+        ("bench train nano --data {data} --model.vocab-size 100", 2, "which has 257 tokens"),
         ("bench train nano --steps 1", 2, "must be at least 2"),
         ("demo --out {data}/dataset.json --force", 2, "not a run"),
         ("train --resume --out {tmp}/none", 2, "nothing to resume in"),

@@ -99,7 +99,9 @@ def test_divergence_is_reported(monkeypatch):
     """The last of the widths is not finite."""
     real = coordinates._changes
     monkeypatch.setattr(
-        coordinates, "_changes", lambda s, *a: real(s, *a) | ({"logits": math.inf} if s.n_embd == 256 else {})
+        coordinates,
+        "_changes",
+        lambda loss, *a: real(loss, *a) | ({"logits": math.inf} if loss.model.config.n_embd == 256 else {}),
     )
     assert codes(*check(SMALL)) == ["GG-WID-002"]
 

@@ -25,6 +25,7 @@ from glassgpt.model.config import ModelConfig
 from glassgpt.training.checkpoint import find_checkpoint
 from glassgpt.training.config import OptimizerConfig
 from glassgpt.training.hardware import Hardware
+from glassgpt.training.loss import TrainingLoss
 from glassgpt.training.optimizers import build_optimizers
 from glassgpt.training.run_folder import RunFolder
 
@@ -36,12 +37,12 @@ def test_healthy_model_passes_all_checks_unchanged(model, batch):
     rate = 0.02 if model.config.arch == "modern" else 5e-3
     assert codes(
         model_checks.check_initial_weights(model),
-        model_checks.check_initial_loss(model, *batch, CPU, is_fresh=True),
+        model_checks.check_initial_loss(TrainingLoss(model), *batch, CPU, is_fresh=True),
         model_checks.check_causality(model, batch[0]),
         model_checks.check_attention_kernel(model.blocks[0].attention.attend, CPU),
-        model_checks.check_gradients(model, *batch, CPU),
+        model_checks.check_gradients(TrainingLoss(model), *batch, CPU),
         model_checks.check_parameter_groups(model, build_optimizers(model, optimizer)),
-        model_checks.check_one_batch(model, *batch, optimizer, rate),
+        model_checks.check_one_batch(TrainingLoss(model), *batch, optimizer, rate),
     ) == []  # fmt: skip
     assert model.training
     assert torch.equal(rng, torch.get_rng_state())
@@ -108,25 +109,25 @@ def test_expected_initial_loss_matches_the_formula(batch):
 
 def test_too_large_initial_weights_are_reported(batch):
     model = build_model(dataclasses.replace(SHAPES["gpt2"], init_std=0.9))
-    assert codes(model_checks.check_initial_loss(model, *batch, CPU, is_fresh=True)) == ["GG-INI-001"]
+    assert codes(model_checks.check_initial_loss(TrainingLoss(model), *batch, CPU, is_fresh=True)) == ["GG-INI-001"]
 
 
 def test_too_large_output_head_is_reported(batch):
     model = build_model(SHAPES["gpt2"])
     with torch.no_grad():
         model.token_embedding.weight.mul_(20)
-    assert codes(model_checks.check_initial_loss(model, *batch, CPU, is_fresh=True)) == ["GG-INI-001"]
+    assert codes(model_checks.check_initial_loss(TrainingLoss(model), *batch, CPU, is_fresh=True)) == ["GG-INI-001"]
 
 
 def test_too_low_initial_loss_is_reported(batch, nano_run):
     """Trained weights are presented as untrained ones."""
     trained = api.load(nano_run).model
-    assert codes(model_checks.check_initial_loss(trained, *batch, CPU, is_fresh=True)) == ["GG-INI-002"]
-    assert codes(model_checks.check_initial_loss(trained, *batch, CPU, is_fresh=False)) == []
+    assert codes(model_checks.check_initial_loss(TrainingLoss(trained), *batch, CPU, is_fresh=True)) == ["GG-INI-002"]
+    assert codes(model_checks.check_initial_loss(TrainingLoss(trained), *batch, CPU, is_fresh=False)) == []
 
 
 def test_loaded_untrained_weights_are_reported(model, batch):
-    check = model_checks.check_initial_loss(model, *batch, CPU, is_fresh=False)
+    check = model_checks.check_initial_loss(TrainingLoss(model), *batch, CPU, is_fresh=False)
     assert codes(check) == ["GG-INI-003"]
     assert check.findings[0].severity == "note"  # they learn as new ones do
 
@@ -137,7 +138,7 @@ def test_trained_weights_on_foreign_text_are_not_fatal(nano_run, known_loss, sev
     tokens = torch.tensor(list("글을 배우는 아이는 누구나 문을 연다. ".encode()))[:49]
     model = api.load(nano_run).model
     check = model_checks.check_initial_loss(
-        model, tokens[None, :-1], tokens[None, 1:], CPU, is_fresh=False, known_loss=known_loss
+        TrainingLoss(model), tokens[None, :-1], tokens[None, 1:], CPU, is_fresh=False, known_loss=known_loss
     )
     assert codes(check) == ["GG-INI-003"]
     assert check.findings[0].severity == severity
@@ -147,10 +148,10 @@ def test_non_finite_loss_names_the_module(batch):
     model = build_model(SHAPES["gpt2"])
     with torch.no_grad():
         model.blocks[1].mlp.up.weight[3, 3] = math.nan
-    check = model_checks.check_initial_loss(model, *batch, CPU, is_fresh=True)
+    check = model_checks.check_initial_loss(TrainingLoss(model), *batch, CPU, is_fresh=True)
     assert codes(check) == ["GG-NAN-001"]
     assert check.findings[0].evidence["module"] == "blocks.1.mlp.up"
-    assert "GG-NAN-001" in codes(model_checks.check_gradients(model, *batch, CPU))
+    assert "GG-NAN-001" in codes(model_checks.check_gradients(TrainingLoss(model), *batch, CPU))
 
 
 def attend_one_ahead(q, k, v, mask, dropout, window=0):
@@ -216,7 +217,7 @@ class DetachedLinear(torch.nn.Linear):
 def test_detached_layer_is_reported(batch):
     model = build_model(SHAPES["gpt2"])
     model.blocks[0].mlp.up = DetachedLinear(32, 128)
-    check = model_checks.check_gradients(model, *batch, CPU)
+    check = model_checks.check_gradients(TrainingLoss(model), *batch, CPU)
     assert codes(check) == ["GG-GRD-001"]
     assert (
         check.findings[0].evidence["parameter"] == "blocks.0.norm2.weight"
@@ -226,7 +227,7 @@ def test_detached_layer_is_reported(batch):
 def test_frozen_layer_is_reported(batch):
     model = build_model(SHAPES["gpt2"])
     model.blocks[0].attention.qkv.weight.requires_grad_(False)
-    assert codes(model_checks.check_gradients(model, *batch, CPU)) == ["GG-GRD-002"]
+    assert codes(model_checks.check_gradients(TrainingLoss(model), *batch, CPU)) == ["GG-GRD-002"]
 
 
 def test_optimizer_groups_must_partition_the_parameters(model):
@@ -244,7 +245,7 @@ def test_weight_decay_on_vectors_and_embeddings_is_reported(model):
 @pytest.mark.parametrize("rate", [5e-6, pytest.param(50.0, marks=pytest.mark.slow)])
 def test_batch_that_cannot_be_fitted_is_reported(batch, rate):
     model = build_model(SHAPES["gpt2"])
-    assert codes(model_checks.check_one_batch(model, *batch, OptimizerConfig(), rate)) == ["GG-BAT-001"]
+    assert codes(model_checks.check_one_batch(TrainingLoss(model), *batch, OptimizerConfig(), rate)) == ["GG-BAT-001"]
 
 
 @pytest.mark.parametrize(
@@ -260,7 +261,7 @@ def test_learning_rate_is_blamed_if_the_typical_rate_fits_the_batch(grammar_data
 def test_one_batch_check_stops_after_its_time_limit(batch):
     model = build_model(SHAPES["gpt2"])
     start = time.monotonic()
-    check = model_checks.check_one_batch(model, *batch, OptimizerConfig(), 5e-3, seconds=0.0)
+    check = model_checks.check_one_batch(TrainingLoss(model), *batch, OptimizerConfig(), 5e-3, seconds=0.0)
     assert time.monotonic() - start < 5
     assert "2 steps" in describe_measurement(check)
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from glassgpt.adaptation.preference_checks import preference_problems
+from glassgpt.api.initialization import model_to_train
 from glassgpt.api.load_run import load
 from glassgpt.api.preference_data import checked_lineage, open_data
 from glassgpt.api.runs import trainer_config
@@ -37,9 +39,10 @@ from glassgpt.errors import CheckpointError, ConfigError, GlassGPTError, UsageEr
 from glassgpt.evaluation.loss import evaluate_dataset
 from glassgpt.evaluation.show import ConsoleObserver
 from glassgpt.generation.options import GenerationOptions
-from glassgpt.model.config import GPT2_VOCAB_SIZE
+from glassgpt.model.config import GPT2_VOCAB_SIZE, ModelConfig
+from glassgpt.model.transformer import LanguageModel
 from glassgpt.multimodal.batches import EncodedDataset
-from glassgpt.multimodal.data_checks import check_media, diagnose_media
+from glassgpt.multimodal.data_checks import check_media
 from glassgpt.multimodal.dataset import MultimodalDataset, is_multimodal
 from glassgpt.multimodal.model import MultimodalModel
 from glassgpt.multimodal.run_checks import diagnose_encoders
@@ -112,8 +115,6 @@ def _doctor_data(folder: Path) -> Iterator[CheckResult]:
     dataset = _open_dataset(folder)
     if isinstance(dataset, CheckResult):
         yield dataset
-    elif isinstance(dataset, MultimodalDataset):
-        yield from diagnose_media(dataset)
     else:
         yield from diagnosis.diagnose_dataset(dataset)
 
@@ -139,17 +140,16 @@ def _doctor_config(config: RunConfig, out: Path, *, rate_range: bool, coordinate
         weights = find_checkpoint(RunFolder(Path(config.init_from)).require(), "best")
         state = read_state(weights)
         known_loss = state.best_loss
-        if dataset is not None:
-            yield check_tokenizer(state.tokenizer_fingerprint, dataset)
-    vocab_size = config.model.vocab_size or (dataset.vocab_size if dataset else GPT2_VOCAB_SIZE)
-    model = dataclasses.replace(config.model, vocab_size=vocab_size)
-    text = dataset
-    if isinstance(dataset, MultimodalDataset):  # the model is checked with random tokens
-        yield from diagnose_media(dataset)
-        text = None
-    plan = diagnosis.TrainingPlan(model, trainer_config(config), text, out, weights, known_loss, config.lora)
+        if dataset is not None and not isinstance(
+            dataset, MultimodalDataset
+        ):  # its tokenizer may have begin tokens more
+            fits = check_tokenizer(state.tokenizer_fingerprint, dataset)
+            yield fits
+            if not fits.passed:  # the weights cannot be used
+                return
+    plan = _plan(config, dataset, out)
     yield from diagnosis.diagnose_training(
-        plan,
+        dataclasses.replace(plan, weights=weights, known_loss=known_loss),
         rate_range=rate_range,
         progress=rate_range_progress,
         coordinates=coordinates,
@@ -157,15 +157,34 @@ def _doctor_config(config: RunConfig, out: Path, *, rate_range: bool, coordinate
     )
 
 
+def _plan(config: RunConfig, dataset: TokenDataset | None, out: Path) -> diagnosis.TrainingPlan:
+    """Return the training of a configuration without problems, with data, model and adapter as `train` would have them."""
+    if dataset is None and not config.preference.data:
+        vocab_size = config.model.vocab_size or GPT2_VOCAB_SIZE
+        resolved, trained_on = (
+            dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocab_size)),
+            None,
+        )
+    else:
+        resolved = resolve_config(config, None)
+        trained_on = open_data(resolved)
+
+    def build(shape: ModelConfig) -> LanguageModel:
+        return model_to_train(dataclasses.replace(resolved, model=shape), None, trained_on)
+
+    settings = trainer_config(resolved)
+    return diagnosis.TrainingPlan(resolved.model, settings, trained_on, out, build=build, source=dataset)
+
+
 def _problems(config: RunConfig, dataset: TokenDataset | None) -> list[str]:
-    """Return the problems that `resolve_config` would report; without a dataset, those that do not depend on it."""
-    if dataset is None:
+    """Return the problems that `train` would report; without a dataset, those that do not depend on it."""
+    if dataset is None and not config.preference.data:
         return config.problems()
     try:
         resolve_config(config, None)
     except ConfigError as error:
         return error.problems
-    return []
+    return preference_problems(config.preference, config.lora, config.train, config.data, config.init_from)
 
 
 def _doctor_run(run: RunFolder, data: Path | None, text: GenerationOptions | None) -> Iterator[CheckResult]:

@@ -30,8 +30,15 @@ from glassgpt.training.checkpoint import (
 from glassgpt.training.run_folder import RunFolder
 
 
-def model_to_train(config: RunConfig, checkpoint: VerifiedCheckpoint | None, dataset: TokenDataset) -> LanguageModel:
+def model_to_train(
+    config: RunConfig, checkpoint: VerifiedCheckpoint | None, dataset: TokenDataset | None
+) -> LanguageModel:
     """Return the model to train; if the run is resumed, its weights are still to be loaded from the checkpoint.
+
+    Args:
+        config: the configuration.
+        checkpoint: of the run to resume, or None.
+        dataset: to train on; None for a model that is only checked.
 
     Raises:
         ConfigError: no layer has one of the adapter's target names.
@@ -75,7 +82,7 @@ def adapter_of_adapter(run: str) -> str:
     return f"{run} is an adapter; make it a model first with: glassgpt merge {run} --out MERGED"
 
 
-def _initialize_from(model: LanguageModel, source: str, path: Path, dataset: TokenDataset) -> None:
+def _initialize_from(model: LanguageModel, source: str, path: Path, dataset: TokenDataset | None) -> None:
     theirs = read_model_config(path)
     if isinstance(dataset, EncodedDataset) and _lacks_begin_tokens(theirs, model, source, dataset):
         load_into_larger(model, theirs, path)
@@ -87,7 +94,7 @@ def _initialize_from(model: LanguageModel, source: str, path: Path, dataset: Tok
             if getattr(model.config, name) != getattr(theirs, name)
         ]
         raise CheckpointError(f"{source} has a model of another shape: {'; '.join(different)}")
-    if read_state(path).tokenizer_fingerprint != dataset.tokenizer_fingerprint:
+    if dataset is not None and read_state(path).tokenizer_fingerprint != dataset.tokenizer_fingerprint:
         raise TokenizerError(
             f"{dataset.folder} was prepared with another tokenizer than {source}; "
             f"prepare the text again with --tokenizer {source}"

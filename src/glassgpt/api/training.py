@@ -343,9 +343,7 @@ def _check_startup(
     known_loss = None
     if config.init_from and model is not None:
         known_loss = read_state(find_checkpoint(RunFolder(Path(config.init_from)), "best")).best_loss
-    # Most checks are of windows of a text.
-    text = None if isinstance(dataset, PreferenceDataset | EncodedDataset) else dataset
-    plan = diagnosis.TrainingPlan(config.model, trainer_config(config), text, run.path, weights, known_loss)
+    plan = diagnosis.TrainingPlan(config.model, trainer_config(config), dataset, run.path, weights, known_loss)
     found = print_startup_findings(diagnosis.run_startup_checks(plan, model), user_language())
     refuse_fatal(found)
     return found

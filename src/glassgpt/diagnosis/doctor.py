@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import singledispatch
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from glassgpt.data.batches import Batches
+from glassgpt.data.batches import Batches, build_batches
 from glassgpt.data.chat import dataset as data_kinds
 from glassgpt.data.chat.dataset import ConversationDataset
+from glassgpt.data.preferences.dataset import PreferenceDataset
 from glassgpt.data.shards import TokenArray, TokenDataset
 from glassgpt.diagnosis.checks import data as data_checks
 from glassgpt.diagnosis.checks import model as model_checks
@@ -20,6 +22,7 @@ from glassgpt.diagnosis.checks import settings as settings_checks
 from glassgpt.diagnosis.checks.conversations import check_conversations
 from glassgpt.diagnosis.checks.coordinates import Progress as CoordinateProgress
 from glassgpt.diagnosis.checks.coordinates import check_coordinates
+from glassgpt.diagnosis.checks.first_batch import first_batch, loss_of_data
 from glassgpt.diagnosis.checks.memory import check_memory
 from glassgpt.diagnosis.checks.rate_range import Progress, check_rate_range, no_progress
 from glassgpt.diagnosis.findings import CheckResult, Finding, is_fatal
@@ -27,14 +30,12 @@ from glassgpt.errors import DataError, TokenizerError
 from glassgpt.model.accounting import count_parameters
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
-from glassgpt.model.lora import add_lora
-from glassgpt.model.lora_config import Adapter, LoRAConfig
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.bench import random_tokens
-from glassgpt.training.checkpoint import load_weights
 from glassgpt.training.config import TrainerConfig
 from glassgpt.training.distributed import DistributedContext
 from glassgpt.training.hardware import Hardware, resolve_hardware
+from glassgpt.training.loss import TrainingLoss
 from glassgpt.training.optimizers import build_optimizers
 from glassgpt.training.step import TrainStep
 
@@ -45,6 +46,13 @@ BATCH_TOKENS = 512
 QUICK_BATCH_TOKENS = 128
 CAUSALITY_TOKENS = 64
 RATE_RANGE_TOKENS = 8192
+UNUSABLE = {"GG-DAT-001", "GG-CHT-002", "GG-MED-001"}
+"""Findings about data that no model can be checked with: it cannot embed them, nothing is learned, or media are misplaced."""
+
+
+def build_untrained(shape: ModelConfig) -> LanguageModel:
+    """Return a new language model."""
+    return build_model(shape)
 
 
 @dataclass(frozen=True)
@@ -54,11 +62,13 @@ class TrainingPlan:
     Attributes:
         model: the model's shape, including the vocabulary size.
         settings: of the trainer.
-        dataset: training data, or None to check with random tokens.
+        dataset: what is trained on, as training reads it, or None to check with random tokens.
         out: folder of the run.
         weights: checkpoint that provides the initial weights, or None for untrained weights.
         known_loss: lowest validation loss in nats that `weights` had in their own run; None if unknown.
-        lora: adapter that will be trained on `weights`; with rank 0 all weights are trained.
+        build: returns the model of this shape that training begins with: with those weights, with the adapter that is to be
+            trained, with what the data need besides a language model.
+        source: the dataset on disk, if training reads it in another way or mixes another one in.
     """
 
     model: ModelConfig
@@ -67,7 +77,8 @@ class TrainingPlan:
     out: Path
     weights: Path | None = None
     known_loss: float | None = None
-    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    build: Callable[[ModelConfig], LanguageModel] = build_untrained
+    source: TokenDataset | None = None
 
     @property
     def is_fresh(self) -> bool:
@@ -89,6 +100,14 @@ class TrainingPlan:
         if self.dataset is not None:
             return self.dataset.split("train")
         return random_tokens(self.model.vocab_size, 64 * (self.model.context_length + 1))
+
+    def batches(self) -> Batches:
+        """Return the batches of training."""
+        return build_batches(self.training_tokens(), self.sequence_length, self.settings.seed)
+
+    def loss(self, model: LanguageModel) -> TrainingLoss:
+        """Return the loss of a model that belongs to the data; see `loss_of_data`."""
+        return loss_of_data(self.training_tokens(), model, self.settings)
 
 
 def open_dataset(
@@ -114,21 +133,33 @@ def diagnose_machine() -> Iterator[CheckResult]:
     yield _check_attention(build_model(model), hardware)
 
 
+@singledispatch
 def diagnose_dataset(dataset: TokenDataset) -> Iterator[CheckResult]:
-    """Check a dataset by itself."""
+    """Check a dataset by itself. This is for text; other kinds of data register theirs."""
     yield data_checks.check_shards(dataset)
     ids = data_checks.check_token_ids(dataset, dataset.vocab_size)
     yield ids
     if not ids.passed:  # nothing can be counted
-        return
-    if isinstance(dataset, ConversationDataset):  # prompts and templates recur, and few words of a vocabulary may occur
-        yield from check_conversations(dataset)
         return
     yield data_checks.check_tokenizer_fit(dataset)
     yield data_checks.check_duplicates(dataset)
     yield data_checks.check_overlap(dataset)
     yield data_checks.check_id_shift(dataset)
     yield data_checks.check_split_similarity(dataset)
+
+
+@diagnose_dataset.register
+def _(dataset: ConversationDataset) -> Iterator[CheckResult]:
+    yield data_checks.check_shards(dataset)
+    ids = data_checks.check_token_ids(dataset, dataset.vocab_size)
+    yield ids
+    if ids.passed:  # prompts and templates recur, and few words of a vocabulary may occur
+        yield from check_conversations(dataset)
+
+
+@diagnose_dataset.register
+def _(dataset: PreferenceDataset) -> Iterator[CheckResult]:
+    yield data_checks.check_token_ids(dataset, dataset.vocab_size)
 
 
 def diagnose_training(
@@ -154,11 +185,11 @@ def diagnose_training(
     yield settings_checks.check_hardware(plan.model, plan.settings.train, hardware)
     yield settings_checks.check_disk(plan.model, plan.settings, plan.out)
     if plan.dataset is not None:
-        ids_are_valid = True
-        for check in diagnose_dataset(plan.dataset):
+        is_usable = True
+        for check in diagnose_dataset(plan.source or plan.dataset):
             yield check
-            ids_are_valid &= all(finding.code != "GG-DAT-001" for finding in check.findings)
-        if not ids_are_valid:  # the model cannot embed them
+            is_usable &= not any(finding.code in UNUSABLE for finding in check.findings)
+        if not is_usable:
             return
     memory = check_memory(plan.model, plan.settings, hardware)
     yield memory
@@ -188,16 +219,19 @@ def run_startup_checks(plan: TrainingPlan, model: LanguageModel | None) -> Itera
     if not ids.passed:
         return
     if isinstance(plan.dataset, ConversationDataset):
-        yield from check_conversations(plan.dataset)
-    else:
+        conversations = check_conversations(plan.dataset)
+        yield from conversations
+        if any(finding.code in UNUSABLE for check in conversations for finding in check.findings):
+            return
+    elif not plan.training_tokens().row_length:  # of a text
         yield data_checks.check_id_shift(plan.dataset, most)
-    batches = Batches(plan.training_tokens(), plan.sequence_length, plan.settings.seed)
+    batches = plan.batches()
     yield data_checks.check_batches(batches, plan.batch_size)
     if model is None or count_parameters(plan.model) > LARGE_PARAMETERS:
         return
     cpu = Hardware(torch.device("cpu"), "fp32", compile=False)
-    inputs, targets = _first_batch(batches, QUICK_BATCH_TOKENS)
-    yield from _check_initial_behavior(plan, model, inputs, targets, cpu)
+    inputs, targets = first_batch(batches, QUICK_BATCH_TOKENS)
+    yield from _check_initial_behavior(plan, plan.loss(model), inputs, targets, cpu)
 
 
 def _check_settings(plan: TrainingPlan) -> Iterator[CheckResult]:
@@ -206,7 +240,7 @@ def _check_settings(plan: TrainingPlan) -> Iterator[CheckResult]:
     yield settings_checks.check_weight_decay(plan.model, plan.settings)
     yield settings_checks.check_adamw(plan.settings)
     yield settings_checks.check_dropout(plan.model)
-    if plan.dataset is not None:
+    if plan.dataset is not None and not isinstance(plan.dataset, PreferenceDataset):  # a pair is no row of the context
         yield settings_checks.check_epochs(plan.model, plan.settings, len(plan.training_tokens()))
 
 
@@ -214,14 +248,14 @@ def _check_model(plan: TrainingPlan, hardware: Hardware) -> Iterator[CheckResult
     model = _initial_model(plan).to(hardware.device)
     size = {"parameters": count_parameters(plan.model), "blocks": len(model.blocks), "all": plan.model.n_layer}
     yield CheckResult("model", "size", size)
-    batches = Batches(plan.training_tokens(), plan.sequence_length, plan.settings.seed)
+    batches, loss = plan.batches(), plan.loss(model)
     yield data_checks.check_batches(batches, plan.batch_size)
-    inputs, targets = (part.to(hardware.device) for part in _first_batch(batches, BATCH_TOKENS))
+    inputs, targets = (part.to(hardware.device) for part in first_batch(batches, BATCH_TOKENS))
     yield _check_attention(model, hardware)
-    yield from _check_initial_behavior(plan, model, inputs, targets, hardware)
-    yield model_checks.check_gradients(model, inputs, targets, hardware)
+    yield from _check_initial_behavior(plan, loss, inputs, targets, hardware)
+    yield model_checks.check_gradients(loss, inputs, targets, hardware)
     yield model_checks.check_parameter_groups(model, build_optimizers(model, plan.settings.optimizer))
-    yield _check_one_batch(plan, model, inputs, targets)
+    yield _check_one_batch(plan, loss, inputs, targets)
 
 
 def _check_attention(model: LanguageModel, hardware: Hardware) -> CheckResult:
@@ -229,20 +263,22 @@ def _check_attention(model: LanguageModel, hardware: Hardware) -> CheckResult:
 
 
 def _check_initial_behavior(
-    plan: TrainingPlan, model: LanguageModel, inputs: Tensor, targets: Tensor, hardware: Hardware
+    plan: TrainingPlan, loss: TrainingLoss, inputs: Tensor, targets: Tensor, hardware: Hardware
 ) -> Iterator[CheckResult]:
     if plan.is_fresh:
-        yield model_checks.check_initial_weights(model)
+        yield model_checks.check_initial_weights(loss.model)
     yield model_checks.check_initial_loss(
-        model, inputs, targets, hardware, is_fresh=plan.is_fresh, known_loss=plan.known_loss
+        loss, inputs, targets, hardware, is_fresh=plan.is_fresh, known_loss=plan.known_loss
     )
-    yield model_checks.check_causality(model, inputs[:, :CAUSALITY_TOKENS])
+    # Tokens at random: what is between the positions of a text does not depend on the data, which may hold media.
+    tokens = random_tokens(plan.model.vocab_size, min(CAUSALITY_TOKENS, plan.sequence_length))
+    yield model_checks.check_causality(loss.model, torch.from_numpy(tokens.read(0, len(tokens)))[None])
 
 
-def _check_one_batch(plan: TrainingPlan, model: LanguageModel, inputs: Tensor, targets: Tensor) -> CheckResult:
+def _check_one_batch(plan: TrainingPlan, loss: TrainingLoss, inputs: Tensor, targets: Tensor) -> CheckResult:
     """Check that one batch can be fitted. If only another learning rate or optimizer setting fits it, blame that."""
     optimizer, rate = plan.settings.optimizer, plan.settings.train.learning_rate
-    result = model_checks.check_one_batch(model, inputs, targets, optimizer, rate)
+    result = model_checks.check_one_batch(loss, inputs, targets, optimizer, rate)
     if result.passed:
         return result
     usual = settings_checks.typical_learning_rate(plan.model, plan.settings)
@@ -259,7 +295,7 @@ def _check_one_batch(plan: TrainingPlan, model: LanguageModel, inputs: Tensor, t
     for suspect, other_optimizer, other_rate, outcome in suspects:
         if (
             suspect.passed
-            or not model_checks.check_one_batch(model, inputs, targets, other_optimizer, other_rate).passed
+            or not model_checks.check_one_batch(loss, inputs, targets, other_optimizer, other_rate).passed
         ):
             continue
         found = suspect.findings[0]
@@ -274,18 +310,7 @@ def _initial_model(plan: TrainingPlan) -> LanguageModel:
     if plan.is_fresh and count_parameters(shape) > LARGE_PARAMETERS:
         shape = dataclasses.replace(shape, n_layer=min(shape.n_layer, LAYERS_OF_A_LARGE_MODEL))
     torch.manual_seed(plan.settings.seed)
-    model = build_model(shape)
-    if plan.weights is not None:
-        load_weights(model, plan.weights, averaged=True)
-    return model
-
-
-def _first_batch(batches: Batches, tokens: int) -> tuple[Tensor, Tensor]:
-    """Return inputs and targets, (B, T) each, of about this many tokens from the first batch, without advancing."""
-    rows = max(1, tokens // batches.context_length)
-    inputs, targets = batches.read(batches.starts_at(batches.position, rows))
-    length = max(2, tokens // rows)
-    return inputs[:, :length], targets[:, :length]
+    return plan.build(shape)
 
 
 def _check_rate_range(plan: TrainingPlan, hardware: Hardware, progress: Progress) -> CheckResult:
@@ -293,10 +318,7 @@ def _check_rate_range(plan: TrainingPlan, hardware: Hardware, progress: Progress
     rows = max(1, min(rows, RATE_RANGE_TOKENS // plan.sequence_length))
     train = dataclasses.replace(plan.settings.train, batch_tokens=rows * plan.sequence_length, micro_batch_size=0)
     settings = dataclasses.replace(plan.settings, train=train)
-    model = _initial_model(plan)
-    if plan.lora.rank:  # its best rate is another one than that of all weights
-        add_lora(model, Adapter("", plan.lora))
-    train_step = TrainStep(model, plan.training_tokens(), settings, hardware, DistributedContext())
+    train_step = TrainStep(_initial_model(plan), plan.training_tokens(), settings, hardware, DistributedContext())
     try:
         picture = _picture_folder(plan) / "rate-range.png"
         return check_rate_range(train_step, hardware, train.learning_rate, picture, progress)
@@ -307,10 +329,11 @@ def _check_rate_range(plan: TrainingPlan, hardware: Hardware, progress: Progress
 def _check_coordinates(
     plan: TrainingPlan, hardware: Hardware, progress: CoordinateProgress | None
 ) -> list[CheckResult]:
-    batches = Batches(plan.training_tokens(), plan.sequence_length, plan.settings.seed)
-    inputs, targets = (part.to(hardware.device) for part in _first_batch(batches, BATCH_TOKENS))
+    inputs, targets = (part.to(hardware.device) for part in first_batch(plan.batches(), BATCH_TOKENS))
     picture = _picture_folder(plan) / "coordinates.png"
-    return check_coordinates(plan.model, plan.settings, inputs, targets, picture, progress)
+    return check_coordinates(
+        plan.model, plan.settings, inputs, targets, picture, progress, lambda shape: plan.loss(plan.build(shape))
+    )
 
 
 def _picture_folder(plan: TrainingPlan) -> Path:

@@ -12,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from glassgpt.diagnosis.doctor import diagnose_dataset
 from glassgpt.diagnosis.findings import CheckResult, Finding, Value
 from glassgpt.multimodal.audio import AudioEncoder, encode_audio_readable
 from glassgpt.multimodal.batches import EncodedDataset, EncodedTokens, assemble, payload_of, payload_words
-from glassgpt.multimodal.data_checks import NAMES
+from glassgpt.multimodal.data_checks import NAMES, diagnose_media
+from glassgpt.multimodal.dataset import MultimodalDataset
 from glassgpt.multimodal.image import ImageEncoder, encode_image_readable
 from glassgpt.multimodal.media import MediaItem, Modality
 from glassgpt.multimodal.model import MultimodalModel, medium_id
@@ -31,6 +33,11 @@ MAX_RATIO = 10.0
 """Most that the vectors of a modality may be longer or shorter than those of the text."""
 MAX_DIFFERENCE = 1e-3
 """Relative to the largest value, how much an encoder may differ from its readable reference in float32."""
+
+
+@diagnose_dataset.register
+def _(dataset: MultimodalDataset) -> Iterator[CheckResult]:
+    yield from diagnose_media(dataset)
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,10 @@ class PreferenceLoss(TrainingLoss):
             reference = self._sums(self._reference[0], inputs, targets)
         return PairLogProbabilities(self._sums(self.model, inputs, targets), reference, (targets != IGNORED).sum(-1))
 
+    def features(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the last hidden states of pairs (B, 2, T), (2 B, T, C): of each chosen conversation, then of the rejected one."""
+        return self.model.features(inputs.flatten(0, 1))
+
     def _sums(self, model: LanguageModel, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the log-probability of each reply, (B, 2)."""
         features = model.features(inputs.flatten(0, 1)).flatten(0, 1)  # (B·2·T, C)

@@ -122,7 +122,8 @@ class GradientCheck(StepCheck):
         losses = [one for one, loss, _ in computed if abs(one.loss - loss) > tolerance.loss * abs(loss)]
         if not wrong and not losses:
             return None
-        different = reference.first_difference(chosen[0].inputs, tolerance.output)
+        inputs, targets = chosen[0].inputs, chosen[0].targets
+        different = reference.first_difference(inputs if targets.ndim == 2 else inputs.flatten(0, 1), tolerance.output)
         if different is not None:
             return _module(*different)
         opposite = [comparison for comparison in comparisons if comparison.cosine < -0.5]
@@ -179,13 +180,14 @@ def _hypotheses(micro_batch: MicroBatch, vocab_size: int) -> Iterator[tuple[str,
             yield "shifted-ids", (inputs + shift) % vocab_size, targets
             yield "shifted-ids", inputs, (targets + shift) % vocab_size
         yield "targets-are-inputs", inputs, inputs
-    yield "targets-too-far", inputs, targets.roll(-1, dims=1)
-    yield "targets-too-far", inputs[:, :-1], targets[:, 1:]
+    time = targets.ndim - 1  # 1; of pairs, 2
+    length = targets.size(time)
+    yield "targets-too-far", inputs, targets.roll(-1, dims=time)
+    yield "targets-too-far", inputs.narrow(time, 0, length - 1), targets.narrow(time, 1, length - 1)
     yield "targets-of-other-rows", inputs, targets.roll(1, dims=0)
     yield "targets-of-other-rows", inputs, targets.roll(-1, dims=0)
-    half = inputs.size(1) // 2
-    if half:
-        yield "part-of-the-window", inputs[:, :half], targets[:, :half]
+    if half := length // 2:
+        yield "part-of-the-window", inputs.narrow(time, 0, half), targets.narrow(time, 0, half)
 
 
 @dataclass(frozen=True)

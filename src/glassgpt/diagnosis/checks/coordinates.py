@@ -16,18 +16,21 @@ import torch
 from torch import Tensor, nn
 
 from glassgpt.device import free_memory
+from glassgpt.diagnosis.checks.first_batch import logits_and_targets, without_dropout
 from glassgpt.diagnosis.checks.model import train_once
 from glassgpt.diagnosis.findings import CheckResult, Finding
 from glassgpt.model.accounting import flops_per_token, training_memory
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
-from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.config import TrainerConfig
+from glassgpt.training.loss import TrainingLoss
 from glassgpt.training.optimizers import build_optimizers, set_learning_rate
 
 Progress = Callable[[Sequence[int], float, int], AbstractContextManager[Callable[[], None]]]
 """Opened with the widths, the seconds that are predicted and the number of steps in all; yields a function to call after
 each step."""
+BuildLoss = Callable[[ModelConfig], TrainingLoss]
+"""Returns the loss of a new model of a shape, which it draws from torch's default generator."""
 DIVISORS, FACTORS = (4, 2), (1, 2, 4)
 """Heads of the narrower and of the wider models, in proportion to the configured number."""
 LAYERS = 2
@@ -37,6 +40,11 @@ USABLE = 0.5
 MIN_WIDTHS = 3
 LARGEST_SLOPE = 0.6
 """Between the slopes measured with a base width (up to 0.43, downwards) and the steepest ones without (0.94 and more)."""
+
+
+def build_text_loss(shape: ModelConfig) -> TrainingLoss:
+    """Return the loss of text of a new model."""
+    return TrainingLoss(build_model(shape))
 
 
 @dataclass(frozen=True)
@@ -80,77 +88,88 @@ def measure_coordinates(
     inputs: Tensor,
     targets: Tensor,
     progress: Progress | None = None,
+    build: BuildLoss = build_text_loss,
 ) -> Coordinates:
     """Train a new model of each shape on one batch at the configured rate, without warmup, and compare the changes.
 
     Args:
         shapes: which differ in their width only, ascending.
         settings: of the trainer: rate, optimizer and seed.
-        inputs: (B, T) int64.
-        targets: (B, T) int64.
+        inputs: of a batch of training, on the device to train on.
+        targets: likewise.
         progress: reports each step.
+        build: returns the loss of a new model of a shape.
     """
     widths = [shape.n_embd for shape in shapes]
-    seconds = _predicted_seconds(shapes, settings, inputs, targets) if progress else 0.0
+    seconds = _predicted_seconds(shapes, settings, inputs, targets, build) if progress else 0.0
     measured: list[dict[str, float]] = []
     with progress(widths, seconds, STEPS * len(shapes)) if progress else nullcontext(lambda: None) as advance:
         for shape in shapes:
-            measured.append(_changes(shape, settings, inputs, targets, advance))
+            torch.manual_seed(settings.seed)
+            loss = _on_device(build(shape), targets)
+            measured.append(_changes(loss, settings, inputs, targets, advance))
     changes = {name: [change[name] for change in measured] for name in measured[0]}
     return Coordinates(widths, changes, {name: _slope(widths, values) for name, values in changes.items()})
 
 
+def _on_device(loss: TrainingLoss, targets: Tensor) -> TrainingLoss:
+    return without_dropout(loss, loss.model.to(targets.device), targets)
+
+
 def _predicted_seconds(
-    shapes: Sequence[ModelConfig], settings: TrainerConfig, inputs: Tensor, targets: Tensor
+    shapes: Sequence[ModelConfig], settings: TrainerConfig, inputs: Tensor, targets: Tensor, build: BuildLoss
 ) -> float:
     """Time a step of the narrowest model, and scale it by the work of the others."""
-    model = build_model(shapes[0]).to(inputs.device)
-    optimizers = build_optimizers(model, settings.optimizer)
+    loss = _on_device(build(shapes[0]), targets)
+    optimizers = build_optimizers(loss.model, settings.optimizer)
     set_learning_rate(optimizers, 0.0)
-    train_once(model, inputs, targets, optimizers)  # the first step allocates
+    train_once(loss, inputs, targets, optimizers)  # the first step allocates
     start = time.perf_counter()
-    train_once(model, inputs, targets, optimizers)
+    train_once(loss, inputs, targets, optimizers)
     work = sum(flops_per_token(shape) for shape in shapes) / flops_per_token(shapes[0])
     return (time.perf_counter() - start) * work * (STEPS + 1)
 
 
 def _changes(
-    shape: ModelConfig, settings: TrainerConfig, inputs: Tensor, targets: Tensor, advance: Callable[[], None]
+    loss: TrainingLoss, settings: TrainerConfig, inputs: Tensor, targets: Tensor, advance: Callable[[], None]
 ) -> dict[str, float]:
     """Return the root mean square of the change of each kind of activation, over all blocks."""
-    torch.manual_seed(settings.seed)
-    model = build_model(shape).to(inputs.device)
-    optimizers = build_optimizers(model, settings.optimizer)
-    before = activations_by_kind(model, inputs)
+    optimizers = build_optimizers(loss.model, settings.optimizer)
+    before = activations_by_kind(loss, inputs, targets)
     for _ in range(STEPS):
         set_learning_rate(optimizers, settings.train.learning_rate)
-        train_once(model, inputs, targets, optimizers)
+        train_once(loss, inputs, targets, optimizers)
         advance()
-    after = activations_by_kind(model, inputs)
+    after = activations_by_kind(loss, inputs, targets)
     return {name: (after[name] - before[name]).square().mean().sqrt().item() for name in before}
 
 
 @torch.no_grad()
-def activations_by_kind(model: LanguageModel, tokens: Tensor) -> dict[str, Tensor]:
+def activations_by_kind(loss: TrainingLoss, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """Return the embedding, the outputs of attention, MLP and residual stream of all blocks, and the logits, in float32.
 
-    A block of the user's own without submodules `attention` or `mlp` lacks these.
+    A block of the user's own without submodules `attention` or `mlp` lacks these. Logits are those of learned targets.
     """
+    model = loss.model
     seen: dict[str, list[Tensor]] = {}
 
     def record(kind: str) -> Callable[[nn.Module, object, Tensor], None]:
         return lambda _module, _inputs, output: seen.setdefault(kind, []).append(output.float())
 
+    def record_input(_module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        seen["embedding"] = [given[0].float()]
+
     hooks = [block.register_forward_hook(record("block")) for block in model.blocks]
+    hooks.append(model.blocks[0].register_forward_pre_hook(record_input))
     for kind in ("attention", "mlp"):
         found = [getattr(block, kind, None) for block in model.blocks]
         hooks += [module.register_forward_hook(record(kind)) for module in found if isinstance(module, nn.Module)]
     try:
-        logits = model(tokens).float()
+        logits, _ = logits_and_targets(loss, inputs, targets)
     finally:
         for hook in hooks:
             hook.remove()
-    embedding = model.embed(tokens, torch.arange(tokens.size(1), device=tokens.device)[None]).float()
+    (embedding,) = seen.pop("embedding")
     return {"embedding": embedding, **{kind: torch.stack(seen[kind]) for kind in sorted(seen)}, "logits": logits}
 
 
@@ -170,16 +189,18 @@ def check_coordinates(
     targets: Tensor,
     picture: Path | None,
     progress: Progress | None = None,
+    build: BuildLoss = build_text_loss,
 ) -> list[CheckResult]:
     """Check that the change of each kind of activation in a few steps does not depend on the width.
 
     Args:
         model: the configured shape, which is compared with narrower and wider ones.
         settings: of the trainer.
-        inputs: (B, T) int64, on the device to train on.
-        targets: (B, T) int64.
+        inputs: of a batch of training, on the device to train on.
+        targets: likewise.
         picture: file for a plot, or None for no plot.
         progress: reports each step.
+        build: returns the loss of a new model of a shape; that of text by default.
 
     Returns:
         A result with the widths, then one for each kind of activation; the steepest slope is the finding.
@@ -187,7 +208,7 @@ def check_coordinates(
     shapes = shapes_over_width(model, len(inputs), free_memory(inputs.device))
     if len(shapes) < MIN_WIDTHS:
         return [CheckResult("coordinates", "too few widths", {"count": len(shapes), "least": MIN_WIDTHS})]
-    found = measure_coordinates(shapes, settings, inputs, targets, progress)
+    found = measure_coordinates(shapes, settings, inputs, targets, progress, build)
     values = {"widths": " ".join(map(str, found.widths)), "steps": STEPS, "rate": settings.train.learning_rate}
     if not all(math.isfinite(change) for changes in found.changes.values() for change in changes):
         return [CheckResult("coordinates", "widths", values, (Finding("GG-WID-002", "note", values),))]

@@ -28,6 +28,8 @@ QUICK_TOKENS = 500_000
 QUICK_REMOTE_TOKENS = 32_000
 """The same of a text on an object store: training waits for them."""
 STRETCH_TOKENS, REMOTE_STRETCH_TOKENS = 100_000, 1_000
+MAX_WINDOWS, MAX_ROWS = 64, 16
+"""Most windows of a text that are read as batches; rows, whose media it takes longer to read."""
 MIN_WINDOW_TOKENS = 8
 """Tokens of a window from which on equal windows are no coincidence."""
 PASSAGE_TOKENS, PASSAGE_BYTES = 50, 200
@@ -108,20 +110,22 @@ def check_batches(batches: Batches, batch_size: int) -> CheckResult:
         batches: the source of batches.
         batch_size: sequences in a batch.
     """
-    rows = max(2, min(2 * batch_size, 64, batches.windows_per_epoch))
+    row_length = batches.tokens.row_length
+    rows = max(2, min(2 * batch_size, MAX_ROWS if row_length else MAX_WINDOWS, batches.windows_per_epoch))
     position = batches.position
     two = (batches.next(rows // 2), batches.next(rows - rows // 2))
-    inputs, targets = (torch.cat(parts) for parts in zip(*two, strict=True))  # (rows, T) each
     starts = batches.starts_at(position, rows)
     batches.seek(position)
-    shifted = (targets[:, :-1] == inputs[:, 1:]).float().mean().item() if inputs.size(1) > 1 else 1.0
-    distinct = len({row.numpy().tobytes() for row in inputs})
-    following = float((np.diff(starts) == batches.context_length).mean()) if len(starts) > 1 else 0.0
+    right = torch.cat([_are_shifted(*batch).flatten() for batch in two])
+    shifted = right.float().mean().item() if len(right) else 1.0
+    distinct = len({row.numpy().tobytes() for inputs, _ in two for row in inputs})
+    distance = row_length or batches.context_length
+    following = float((np.diff(starts) == distance).mean()) if len(starts) > 1 else 0.0
     findings: list[Finding] = []
     if shifted < 1:
         findings.append(Finding("GG-DAT-002", "fatal", {"share": round(100 * shifted, 1)}))
     if batches.windows_per_epoch >= 2 and 2 * distinct <= rows:
-        findings += _repeated_windows(batches, starts, inputs, distinct)
+        findings += _repeated_windows(batches, starts, [row for inputs, _ in two for row in inputs], distinct)
     if rows >= 8 and batches.windows_per_epoch >= 4 * rows and following > 0.5:
         findings.append(Finding("GG-DAT-004", "warning", {"share": round(100 * following, 1)}))
     outcome = "shifted" if shifted == 1 else "not shifted"
@@ -129,13 +133,21 @@ def check_batches(batches: Batches, batch_size: int) -> CheckResult:
     return CheckResult("batches", outcome, values, tuple(findings))
 
 
-def _repeated_windows(batches: Batches, starts: Tokens, inputs: torch.Tensor, distinct: int) -> list[Finding]:
+def _are_shifted(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return whether each target that is learned and whose input is in the batch is the next token, (N,) bool."""
+    ids = inputs if inputs.shape == targets.shape else inputs[..., 0]  # beside those of media are their bytes
+    early = targets[..., :-1]
+    return (early == ids[..., 1:])[early >= 0]
+
+
+def _repeated_windows(batches: Batches, starts: Tokens, rows: list[torch.Tensor], distinct: int) -> list[Finding]:
     """Blame the text if it repeats itself at different positions, otherwise the data loader.
 
     Windows of very few tokens are equal by chance.
     """
-    expected, _ = batches.read(starts)
-    if len(np.unique(starts)) == len(starts) and torch.equal(expected, inputs):
+    half = len(starts) // 2
+    expected = [row for part in (starts[:half], starts[half:]) for row in batches.read(part)[0]]
+    if len(np.unique(starts)) == len(starts) and all(map(torch.equal, expected, rows)):
         if batches.context_length < MIN_WINDOW_TOKENS:
             return []
         share = round(100 * (1 - distinct / len(starts)), 1)

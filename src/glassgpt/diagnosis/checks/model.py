@@ -12,19 +12,24 @@ from collections import Counter
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glassgpt.diagnosis.checks.first_batch import cut, logits_and_targets, without_dropout
 from glassgpt.diagnosis.findings import CheckResult, Finding, Severity
 from glassgpt.model.attention import AttentionFunction, attend_readable
+from glassgpt.model.lora import adapter_of, trainable_parameters
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.model.vectors import ENCODERS, ModelWithEncoders
 from glassgpt.model.width import initial_scale
 from glassgpt.training.config import OptimizerConfig
 from glassgpt.training.hardware import Hardware
-from glassgpt.training.loss import cross_entropy
+from glassgpt.training.loss import TrainingLoss
 from glassgpt.training.optimizers import build_optimizers, set_learning_rate
+from glassgpt.training.preference import PreferenceLoss
 
-INITIAL_NATS = 0.3
-"""Tolerance of the initial loss."""
+INITIAL_NATS, DEVIATIONS_OF_A_MEAN = 0.3, 3.0
+"""Tolerance of the initial loss; more if few tokens are learned, whose mean varies by chance."""
 MAX_INITIAL_SIGMA = 1.5
 """Standard deviation of the logits above which an untrained model is confident without reason."""
 MAX_STD_RATIO, DEVIATIONS = 1.2, 6.0
@@ -38,14 +43,16 @@ RANDOMIZED_STD = 0.02
 FITTED_NATS = 0.1
 ONE_BATCH_STEPS = 200
 ONE_BATCH_TOKENS = 64
-FITTED_SHARE = 0.5
-"""Share of its first loss that a batch must fall below in 200 steps."""
+FITTED_SHARE, ADAPTED_SHARE = 0.5, 0.8
+"""Share of its first loss that a batch must fall below in 200 steps; if only an adapter is trained."""
 MIN_FALL_PER_STEP = 0.001
 """Relative fall of the loss required per step if the time limit ends the check early."""
+MIN_FALL_OF_FEW_PER_STEP = 5e-5
+"""The same, 1 % in 200 steps, of preferences, whose rates are low, and of encoders of a frozen model, which may know little."""
 
 
 def check_initial_loss(
-    model: LanguageModel,
+    loss: TrainingLoss,
     inputs: Tensor,
     targets: Tensor,
     hardware: Hardware,
@@ -55,32 +62,34 @@ def check_initial_loss(
 ) -> CheckResult:
     """Compare the initial loss with ln V + σ²/2, the loss of logits that are unrelated to the targets.
 
-    For logits from N(0, σ²), E[log Σ e^z] = ln V + σ²/2, and the target's own logit is 0 on average.
+    For logits from N(0, σ²), E[log Σ e^z] = ln V + σ²/2, and the target's own logit is 0 on average. Only what is learned
+    counts; of preferences, that is both replies, each as a text.
 
     Args:
-        model: on the hardware's device.
-        inputs: shape (B, T), on the same device.
-        targets: shape (B, T), on the same device.
+        loss: of the model, which is on the hardware's device.
+        inputs: of a batch of training, on the same device.
+        targets: likewise.
         hardware: its precision is used.
         is_fresh: True for untrained weights.
         known_loss: lowest validation loss in nats that loaded weights had in their own run; None if unknown.
     """
-    with torch.no_grad(), _evaluating(model), hardware.autocast():
-        logits = model(inputs).float()  # (B, T, V)
-    loss, sigma = cross_entropy(logits, targets).item(), logits.std(dim=-1).square().mean().sqrt().item()
+    with torch.no_grad(), _evaluating(loss.model), hardware.autocast():
+        logits, learned = logits_and_targets(loss, inputs, targets)  # (N, V), (N,)
+    nats, sigma = F.cross_entropy(logits, learned).item(), logits.std(dim=-1).square().mean().sqrt().item()
     guessing = math.log(logits.size(-1))
     expected = guessing + sigma**2 / 2
-    if not math.isfinite(loss):
-        where = first_non_finite_module(model, inputs, hardware)
+    if not math.isfinite(nats):
+        where = first_non_finite_module(loss, inputs, targets, hardware)
         values = {"what": "loss", "module": where, "precision": hardware.precision}
-        return CheckResult("initial loss", "not finite", {"loss": loss}, (Finding("GG-NAN-001", "fatal", values),))
-    values = {"loss": loss, "expected": expected, "sigma": sigma, "vocab_size": logits.size(-1), "guessing": guessing}
+        return CheckResult("initial loss", "not finite", {"loss": nats}, (Finding("GG-NAN-001", "fatal", values),))
+    values = {"loss": nats, "expected": expected, "sigma": sigma, "vocab_size": logits.size(-1), "guessing": guessing}
     findings: tuple[Finding, ...] = ()
-    if is_fresh and loss < guessing - INITIAL_NATS:
+    tolerance = max(INITIAL_NATS, DEVIATIONS_OF_A_MEAN * sigma / math.sqrt(len(learned)))
+    if is_fresh and nats < guessing - tolerance:
         findings = (Finding("GG-INI-002", "fatal", values, confidence=0.8, ruled_out=("GG-INI-001",)),)
-    elif is_fresh and (loss > expected + INITIAL_NATS or sigma > MAX_INITIAL_SIGMA):
+    elif is_fresh and (nats > expected + tolerance or sigma > MAX_INITIAL_SIGMA):
         findings = (Finding("GG-INI-001", "warning", values, confidence=0.9, ruled_out=("GG-INI-002",)),)
-    elif not is_fresh and loss > guessing - INITIAL_NATS:
+    elif not is_fresh and nats > guessing - INITIAL_NATS:
         severity, confidence = _severity_of_loaded(known_loss, guessing)
         findings = (Finding("GG-INI-003", severity, values, confidence),)
     return CheckResult("initial loss", "fresh" if is_fresh else "loaded", values, findings)
@@ -111,9 +120,9 @@ class _evaluating:  # noqa: N801 - a context, used like a function
 
 
 @torch.no_grad()
-def first_non_finite_module(model: nn.Module, inputs: Tensor, hardware: Hardware) -> str:
-    """Return the name of the first module, in the order of execution, whose output is not finite, or an empty string."""
-    names = {module: name or "the model" for name, module in model.named_modules()}
+def first_non_finite_module(loss: TrainingLoss, inputs: Tensor, targets: Tensor, hardware: Hardware) -> str:
+    """Return the name of the first module, in the order of execution, whose output is not finite; else that of the model."""
+    names = {module: name for name, module in loss.model.named_modules() if name}
     found: list[str] = []
 
     def look(module: nn.Module, _: object, output: object) -> None:
@@ -122,12 +131,12 @@ def first_non_finite_module(model: nn.Module, inputs: Tensor, hardware: Hardware
 
     hooks = [module.register_forward_hook(look) for module in names]
     try:
-        with _evaluating(model), hardware.autocast():
-            model(inputs)
+        with _evaluating(loss.model), hardware.autocast():
+            logits_and_targets(loss, inputs, targets)
     finally:
         for hook in hooks:
             hook.remove()
-    return found[0] if found else ""
+    return found[0] if found else "the model"
 
 
 def randomize_zero_matrices(model: LanguageModel) -> LanguageModel:
@@ -153,7 +162,9 @@ def check_initial_weights(model: LanguageModel) -> CheckResult:
     Args:
         model: with untrained weights.
     """
-    matrices = {name: p.detach() for name, p in model.named_parameters() if p.ndim > 1}
+    # Encoders draw their weights themselves, and a model knows nothing of them.
+    named = ((name, p) for name, p in model.named_parameters() if not name.startswith(ENCODERS))
+    matrices = {name: p.detach() for name, p in named if p.ndim > 1}
     found = {name: matrix.float().std(correction=0).item() for name, matrix in matrices.items()}
     due_std = {name: model.initial_std(name) * initial_scale(model, name) for name in matrices}
     off = [name for name, std in found.items() if _is_off(std, due_std[name], matrices[name].numel())]
@@ -227,13 +238,13 @@ def check_attention_kernel(attend: AttentionFunction, hardware: Hardware) -> Che
     return CheckResult("attention kernel", "deviation", values, findings)
 
 
-def check_gradients(model: LanguageModel, inputs: Tensor, targets: Tensor, hardware: Hardware) -> CheckResult:
-    """Check that every parameter receives a finite gradient, in a copy from `randomize_zero_matrices`."""
-    copied = randomize_zero_matrices(model).eval()
+def check_gradients(loss: TrainingLoss, inputs: Tensor, targets: Tensor, hardware: Hardware) -> CheckResult:
+    """Check that every parameter that is trained receives a finite gradient, in a copy from `randomize_zero_matrices`."""
+    copied = randomize_zero_matrices(loss.model)
     with hardware.autocast():
-        loss = cross_entropy(copied(inputs), targets)
-    loss.backward()
-    named = dict(copied.named_parameters())
+        value = without_dropout(loss, copied, targets)(inputs, targets)
+    value.backward()
+    named = trainable_parameters(copied)
     frozen = [name for name, p in named.items() if not p.requires_grad]
     empty = [name for name, p in named.items() if p.requires_grad and (p.grad is None or not p.grad.any())]
     broken = [name for name, p in named.items() if p.grad is not None and not p.grad.isfinite().all()]
@@ -250,8 +261,8 @@ def check_gradients(model: LanguageModel, inputs: Tensor, targets: Tensor, hardw
 
 
 def check_parameter_groups(model: LanguageModel, optimizers: list[torch.optim.Optimizer]) -> CheckResult:
-    """Check that each parameter is in exactly one optimizer group, and that no vector or embedding is decayed."""
-    names = {id(p): name for name, p in model.named_parameters()}
+    """Check that each trained parameter is in exactly one optimizer group, and that no vector or embedding is decayed."""
+    names = {id(p): name for name, p in trainable_parameters(model).items()}
     held = Counter(id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"])
     kinds = model.parameter_kinds()
     decayed = {
@@ -275,7 +286,7 @@ def check_parameter_groups(model: LanguageModel, optimizers: list[torch.optim.Op
 
 
 def check_one_batch(
-    model: LanguageModel,
+    loss: TrainingLoss,
     inputs: Tensor,
     targets: Tensor,
     optimizer: OptimizerConfig,
@@ -284,9 +295,9 @@ def check_one_batch(
     seconds: float = 20.0,
 ) -> CheckResult:
     """Check that a copy of the model memorizes one small batch, without dropout, in 200 steps or the given time."""
-    copied = copy.deepcopy(model).eval()
-    optimizers = build_optimizers(copied, replace(optimizer, weight_decay=0.0, head_weight_decay=0.0))
-    inputs, targets = inputs[:4, :ONE_BATCH_TOKENS], targets[:4, :ONE_BATCH_TOKENS]
+    inputs, targets = cut(inputs[:4], targets[:4], ONE_BATCH_TOKENS)
+    copied = without_dropout(loss, copy.deepcopy(loss.model), targets)
+    optimizers = build_optimizers(copied.model, replace(optimizer, weight_decay=0.0, head_weight_decay=0.0))
     losses: list[float] = []
     end = time.monotonic() + seconds
     while len(losses) < ONE_BATCH_STEPS and (len(losses) < 2 or time.monotonic() < end):
@@ -296,18 +307,26 @@ def check_one_batch(
         if losses[-1] < FITTED_NATS or not math.isfinite(losses[-1]):
             break
     first, last = losses[0], losses[-1]
-    target = first * max(FITTED_SHARE, 1 - MIN_FALL_PER_STEP * len(losses))
     values = {"first": first, "last": last, "steps": len(losses), "rate": learning_rate}
-    is_fitted = last < max(target, FITTED_NATS)
+    is_fitted = last < max(first * _fitted_share(copied, len(losses)), FITTED_NATS)
     findings = () if is_fitted else (Finding("GG-BAT-001", "fatal", values, confidence=0.9),)
     return CheckResult("one batch", "fitted", values, findings)
 
 
-def train_once(model: LanguageModel, inputs: Tensor, targets: Tensor, optimizers: list[torch.optim.Optimizer]) -> float:
+def _fitted_share(loss: TrainingLoss, steps: int) -> float:
+    """Return the share of its first loss that a batch must fall below in this many steps."""
+    model, has_adapter = loss.model, adapter_of(loss.model) is not None
+    is_frozen = isinstance(model, ModelWithEncoders) and model.is_frozen and not has_adapter
+    if is_frozen or isinstance(loss, PreferenceLoss):
+        return 1 - MIN_FALL_OF_FEW_PER_STEP * steps
+    return max(ADAPTED_SHARE if has_adapter else FITTED_SHARE, 1 - MIN_FALL_PER_STEP * steps)
+
+
+def train_once(loss: TrainingLoss, inputs: Tensor, targets: Tensor, optimizers: list[torch.optim.Optimizer]) -> float:
     """Run one step on a batch and return the loss before it, in nats; rates must have been set."""
-    loss = cross_entropy(model(inputs), targets)
-    loss.backward()
+    value = loss(inputs, targets)
+    value.backward()
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return loss.item()
+    return value.item()
