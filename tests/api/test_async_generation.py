@@ -96,7 +96,7 @@ def test_searches_are_completed_prompt_by_prompt(m):
 def test_wrong_calls_are_refused_at_once(m, method):
     call = getattr(m, method)
     for arguments, options, message in (
-        ("abc", {}, "it must be a list of strings"), (["a", ""], {}, "the prompt is empty"),
+        ("abc", {}, "it must be a list"), (["a", ""], {}, "the prompt is empty"),
         (["a"], {"temperature": -1}, "temperature is -1"), (["a"], {"temprature": 1}, "did you mean temperature"),
         (["a" * 99], {}, "the prompt has 99 tokens"), (["a"], {"logprobs": 2}, "use explain"),
     ):  # fmt: skip

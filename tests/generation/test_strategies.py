@@ -78,7 +78,7 @@ def test_searches_return_the_same_from_every_python_method(loaded):
         (lambda m: m.generate("a", strategy="beam"), r"strategy is 'beam'; it must be BeamOptions\(…\)"),
         (lambda m: m.generate("a", method=BeamOptions()), "unknown option method; it is called strategy now"),
         (lambda m: m.generate("a", strategy=SpeculativeOptions(prompt_lookup=True)), r"speculative_decoding\(…\)"),
-        (lambda m: m.generate_many("abc"), "prompts is the string 'abc'; it must be a list"),
+        (lambda m: m.generate_many("abc"), "prompts is 'abc'; it must be a list"),
         (lambda m: m.generate(5), "the prompt is 5; it must be a string"),
     ],
 )

@@ -274,11 +274,11 @@ def test_marks_in_the_text_place_the_media(named):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"images": "a.png"}, r"images is a single str; it must be a list, such as \['a.png'\]"),
+        ({"images": "a.png"}, "images is 'a.png'; it must be a list"),
         ({"images": ["missing.png"]}, "missing.png: it cannot be"),
         ({"images": [b"no picture"]}, "the image: it is not a picture"),
         ({"images": [np.zeros((4, 4))]}, "a picture is an array .4, 4. of float64"),
-        ({"images": [3]}, "a medium is a int; it must be a path"),
+        ({"images": [3]}, "a picture is a int; it must be a path"),
         ({"audio": [b"no sound"]}, "the audio: it is not sound"),
         ({"audio": [(np.zeros((2, 2)), 8000)]}, r"a sound is an array .2, 2."),
         ({"audio": [(np.array([np.nan]), 8000)]}, "not finite"),

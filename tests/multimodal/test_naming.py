@@ -84,9 +84,9 @@ def test_names_are_ranked_for_pictures_and_sounds(named):
     assert len(api.top_names(named, NAMES, prompt="a")) == 2  # of a text, too
     with pytest.raises(GenerationError, match="at least one name"):
         api.top_names(named, [], images=[picture(0).data])
-    with pytest.raises(GenerationError, match="k is 0; it must be at least 1"):
+    with pytest.raises(UsageError, match="k is 0; it must be an integer of at least 1"):
         api.top_names(named, NAMES, 0)
-    with pytest.raises(GenerationError, match="names is the string 'a red apple'"):
+    with pytest.raises(GenerationError, match="names is 'a red apple'; it must be a list"):
         api.top_names(named, "a red apple")
     with pytest.raises(GenerationError, match="positions left in the context"):
         api.top_names(named, ["x" * 200], images=[picture(0).data])
@@ -154,7 +154,7 @@ def test_rows_that_ask_nothing_are_named(tmp_path, row, message):
 
 
 def test_wrong_options_are_refused(named, rows, tmp_path):
-    with pytest.raises(UsageError, match="--top must be 0 or more, not -1"):
+    with pytest.raises(UsageError, match="--top is -1; it must be an integer of at least 0"):
         api.evaluate_rows(named, rows, top=-1)
     with pytest.raises(DataError, match="has no rows"):
         read_questions(write_rows(tmp_path / "none.jsonl", []))

@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing, contextmanager, nullcontext
 from typing import Any, Unpack
 
-from glassgpt.api.checked_options import require_list, single_sample, without_logprobs
-from glassgpt.api.multimodal import MediaInput, PromptInput, encoded_prompts, prompt_with_media, text_of
+from glassgpt.api.checked_options import as_list, single_sample, without_logprobs
+from glassgpt.api.multimodal import MediaInput, PromptInput, encoded_prompts, is_empty, prompt_with_media, text_of
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
 from glassgpt.generation.arguments import GenerationArguments
@@ -78,7 +78,7 @@ class AsyncGeneration:
         Raises:
             GenerationError: a prompt or an option is invalid; raised before anything is generated.
         """
-        require_list(prompts)
+        prompts = as_list(prompts)
         chunks, parsed = self._request(prompts, options)
 
         async def completions() -> AsyncGenerator[Completion, None]:
@@ -101,7 +101,9 @@ class AsyncGeneration:
         """Yield the continuation piece by piece, for `async for`; see `stream` and `aiterate_many`."""
         options = single_sample(options)
         checked_options(options)
-        now = None if images or audio else self._request([prompt], options)[0]  # so that mistakes are raised at once
+        now = (
+            None if not (is_empty(images) and is_empty(audio)) else self._request([prompt], options)[0]
+        )  # so that mistakes are raised at once
 
         async def pieces() -> AsyncGenerator[str, None]:
             chunks = now or self._request([await self._decoded(prompt, images, audio)], options)[0]
@@ -116,7 +118,7 @@ class AsyncGeneration:
         self, prompt: PromptInput, images: Sequence[MediaInput], audio: Sequence[MediaInput]
     ) -> PromptInput:
         """Return a prompt with its media, which a thread decodes."""
-        if isinstance(prompt, MediaPrompt) or not (images or audio):
+        if is_empty(images) and is_empty(audio):
             return prompt
         return await asyncio.to_thread(prompt_with_media, self.model, prompt, images, audio)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from numbers import Integral
+from pathlib import Path
+from typing import Any, cast
 
-from glassgpt.errors import GenerationError
+from glassgpt.errors import GenerationError, UsageError
 from glassgpt.generation.arguments import GenerationArguments
 from glassgpt.generation.options import GenerationOptions, options_from_kwargs
 
@@ -39,18 +41,61 @@ def without_logprobs(options: Mapping[str, Any]) -> GenerationOptions:
     return parsed
 
 
-def require_list(prompts: object, name: str = "prompts", other: str = "generate(…)") -> None:
-    """Check that prompts are several.
+def as_list(given: object, name: str = "prompts", single: str = "generate(…)") -> list[Any]:
+    """Return what is given as several things: a list, a tuple, or anything else that yields them.
 
     Args:
-        prompts: as given.
-        name: of the argument.
-        other: method for a single one.
+        given: the argument.
+        name: of it.
+        single: method for one alone; empty if there is none.
 
     Raises:
-        GenerationError: they are a single string.
+        GenerationError: it is a single text, a table, or nothing that yields anything.
     """
-    if isinstance(prompts, str):
-        raise GenerationError(
-            f"{name} is the string {prompts!r}; it must be a list of strings; for a single one use {other}"
-        )
+    if isinstance(given, str | bytes | bytearray | Mapping) or not isinstance(given, Iterable):
+        if single:
+            raise GenerationError(f"{name} is {given!r:.100}; it must be a list; for a single one use {single}")
+        raise GenerationError(f"{name} is {given!r:.100}; it must be a list")
+    return list(cast("Iterable[Any]", given))
+
+
+def require_texts(given: Iterable[object], name: str) -> None:
+    """Check that all of several things are texts.
+
+    Raises:
+        GenerationError: one is not.
+    """
+    for number, each in enumerate(given):
+        if not isinstance(each, str):
+            raise GenerationError(f"{name}[{number}] is {each!r:.100}; it must be a string")
+
+
+def require_text(given: object, name: str) -> None:
+    """Check that an argument is a text, or None.
+
+    Raises:
+        GenerationError: it is neither.
+    """
+    if given is not None and not isinstance(given, str):
+        raise GenerationError(f"{name} is {given!r:.100}; it must be a string, or None")
+
+
+def require_count(given: object, name: str, minimum: int = 0) -> None:
+    """Check that an argument is an integer of at least `minimum`.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if isinstance(given, bool) or not isinstance(given, Integral) or given < minimum:
+        raise UsageError(f"{name} is {given!r:.100}; it must be an integer of at least {minimum}")
+
+
+def as_path(given: object, name: str) -> Path:
+    """Return the path of a file or folder.
+
+    Raises:
+        UsageError: it is no path.
+    """
+    if not isinstance(given, str | Path) or "\0" in str(given):
+        raise UsageError(f"{name} is {given!r:.100}; it must be a path")
+    return Path(given)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from glassgpt.api.checked_options import as_path
 from glassgpt.config import load_config
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
 from glassgpt.errors import WrongTokenizerError
@@ -121,7 +122,7 @@ def find_image_tokenizer(
             f"the image tokenizer is no longer in {record.path}; say where it is now with --image-tokenizer (image_tokenizer "
             "in Python)"
         )
-    place = Path(record.path if folder is None else folder)
+    place = as_path(record.path if folder is None else folder, "image_tokenizer")
     return _same(load_image_tokenizer(place, device), record, place)
 
 

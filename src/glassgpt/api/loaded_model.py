@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from glassgpt.api.async_generation import AsyncGeneration
-from glassgpt.api.checked_options import require_list, single_sample, without_logprobs
+from glassgpt.api.checked_options import as_list, require_text, require_texts, single_sample, without_logprobs
 from glassgpt.api.drawing import draw_pictures
 from glassgpt.api.multimodal import (
     MediaInput,
@@ -43,7 +43,7 @@ from glassgpt.model.config_checks import LINEAR
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.multimodal.drawing_tokens import DrawingRecord
 from glassgpt.multimodal.model import MultimodalModel
-from glassgpt.multimodal.prompting import MediaPrompt, with_vector_table
+from glassgpt.multimodal.prompting import with_vector_table
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -141,7 +141,7 @@ class LoadedModel(AsyncGeneration):
         Raises:
             GenerationError: a prompt or an option is invalid; raised before anything is generated.
         """
-        require_list(prompts)
+        prompts = as_list(prompts)
         parsed = without_logprobs({**strategy_defaults(strategy), **options})
         with ExitStack() as stack:
             encoded = stack.enter_context(self._encoded(prompts, parsed, strategy))
@@ -172,7 +172,7 @@ class LoadedModel(AsyncGeneration):
         **options: Unpack[GenerationArguments],
     ) -> list[list[Sample]]:
         """Return several continuations of each prompt; see `samples`."""
-        require_list(prompts)
+        prompts = as_list(prompts)
         parsed = without_logprobs({**strategy_defaults(strategy), **options})
         with self._encoded(prompts, parsed, strategy) as encoded:
             return list(generate_samples(self.decoding_model, self.tokenizer, encoded, parsed, strategy))
@@ -289,15 +289,14 @@ class LoadedModel(AsyncGeneration):
         """
         from PIL.Image import fromarray
 
-        require_list(captions, "captions", "draw(…)")
+        captions = as_list(captions, "captions", "draw(…)")
+        require_texts(captions, "captions")
         drawn = draw_pictures(self, captions, image_tokenizer, **options)
         return [[fromarray(picture) for picture in pictures] for pictures in drawn]
 
     def _with_media(
         self, prompt: PromptInput, images: Sequence[MediaInput], audio: Sequence[MediaInput]
     ) -> PromptInput:
-        if isinstance(prompt, MediaPrompt):
-            return prompt
         return prompt_with_media(self.model, prompt, images, audio)
 
     def _encoded(
@@ -326,5 +325,6 @@ class LoadedModel(AsyncGeneration):
             InspectionError: the text is empty or too long.
             GenerationError: an option is invalid, or a picture or sound cannot be used.
         """
+        require_text(text, "text")
         media = media_before(self.model, images, audio)
         return trace(self.model, self.tokenizer, text, options_from_kwargs(options), media=media)

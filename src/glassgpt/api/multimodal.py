@@ -6,12 +6,14 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from glassgpt.api.checked_options import as_list, require_text
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
 from glassgpt.generation.engine.prompt import Prompt
 from glassgpt.generation.engine.speculative import SpeculativeDecoding
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.multimodal.media import MODALITIES
 from glassgpt.multimodal.media_input import read_medium
 from glassgpt.multimodal.model import MultimodalModel
 from glassgpt.multimodal.prompting import MediaPrompt, PromptEncoder
@@ -27,13 +29,13 @@ PromptInput = str | None | MediaPrompt
 
 
 def prompt_with_media(
-    model: LanguageModel, text: str | None, images: Sequence[MediaInput], audio: Sequence[MediaInput]
+    model: LanguageModel, prompt: PromptInput, images: Sequence[MediaInput], audio: Sequence[MediaInput]
 ) -> PromptInput:
     """Return a prompt, with the pictures and sounds decoded as the model gets them.
 
     Args:
         model: that is to continue it.
-        text: the text; None without media begins a document.
+        prompt: the text; None without media begins a document.
         images: pictures.
         audio: sounds.
 
@@ -41,17 +43,33 @@ def prompt_with_media(
         GenerationError: the model knows text alone, or a medium cannot be decoded.
         MissingExtraError: the library that decodes it is not installed.
     """
-    if not images and not audio:
-        return text
-    for name, given in (("images", images), ("audio", audio)):
-        if isinstance(given, str | bytes):
-            raise GenerationError(
-                f"{name} is a single {type(given).__name__}; it must be a list, such as [{given!r:.40}]"
-            )
+    given = {"image": _media_list(images, "images"), "audio": _media_list(audio, "audio")}
+    if not any(given.values()):
+        return prompt
+    if isinstance(prompt, MediaPrompt):
+        raise GenerationError("the prompt has its pictures and sounds already; leave out images and audio")
+    require_text(prompt, "prompt")
     config = require_encoders(model).multimodal
-    media = [read_medium(each, "image", config) for each in images]
-    media += [read_medium(each, "audio", config) for each in audio]
-    return MediaPrompt(text or "", tuple(media))
+    media = [read_medium(each, modality, config) for modality in MODALITIES for each in given[modality]]
+    return MediaPrompt(prompt or "", tuple(media))
+
+
+def is_empty(given: object) -> bool:
+    """Return whether an argument `images` or `audio` has nothing; an array has no truth."""
+    return given is None or (isinstance(given, list | tuple) and not given)
+
+
+def _media_list(given: object, name: str) -> list[MediaInput]:
+    """Return what `images` or `audio` gives, of which a single one is no list.
+
+    Raises:
+        GenerationError: it is a single one.
+    """
+    if given is None:
+        return []
+    if hasattr(given, "ndim"):  # an array can be iterated over, but is a picture or a sound
+        raise GenerationError(f"{name} is a single {type(given).__name__}; it must be a list")
+    return as_list(given, name, "")
 
 
 def require_encoders(model: LanguageModel) -> MultimodalModel:

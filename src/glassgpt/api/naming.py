@@ -7,11 +7,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from glassgpt import console
+from glassgpt.api.checked_options import as_list, as_path, require_count, require_texts
 from glassgpt.api.figures import report_figures
 from glassgpt.api.loaded_model import LoadedModel
 from glassgpt.api.multimodal import MediaInput, encoded_prompts, prompt_with_media, require_encoders
 from glassgpt.data.files import check_output_path
-from glassgpt.errors import GenerationError, UsageError
+from glassgpt.errors import GenerationError
 from glassgpt.generation.engine.prompt import encode_prompt
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.multimodal.media_input import read_medium
@@ -64,12 +65,11 @@ def evaluate_rows(
         DataError: a row has no medium or no text.
     """
     for option, number in (("--top", top), ("--limit", limit), ("--samples", samples)):
-        if number < 0:
-            raise UsageError(f"{option} must be 0 or more, not {number}")
+        require_count(number, option)
     if json_file is not None:
         check_output_path("--json-file", json_file, force=force)
     require_encoders(loaded.model)
-    questions = read_questions(rows, limit)
+    questions = read_questions(as_path(rows, "rows"), limit)
     answers: list[Answer] = []
     rankers = _rankers(loaded, questions) if top else {}
     options = GenerationOptions(temperature=0.0, max_tokens=_longest(loaded, questions) + TOKENS_BEYOND)
@@ -104,12 +104,12 @@ def top_names(
         Texts, each with its log-probability in nats, its end included.
 
     Raises:
-        GenerationError: there are no names, k is less than 1, or a medium cannot be read.
+        GenerationError: there are no names, or a medium cannot be read.
+        UsageError: k is less than 1.
     """
-    if isinstance(names, str):
-        raise GenerationError(f"names is the string {names!r}; it must be a list of strings")
-    if k < 1:
-        raise GenerationError(f"k is {k}; it must be at least 1")
+    names = as_list(names, "names", "")
+    require_texts(names, "names")
+    require_count(k, "k", 1)
     if not names or not all(names):
         raise GenerationError("there must be at least one name, and none may be empty")
     ranker = NameRanker(loaded.decoding_model, loaded.tokenizer, list(dict.fromkeys(names)))

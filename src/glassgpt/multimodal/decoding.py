@@ -190,5 +190,5 @@ def _read_file(path: Path) -> bytes:
             if status.st_size > MAX_FILE_BYTES:
                 raise DataError(f"it has {status.st_size:,} bytes, more than the {MAX_FILE_BYTES:,} that are read")
             return stream.read(MAX_FILE_BYTES)
-    except OSError as error:
-        raise DataError(f"it cannot be opened: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError of a name with a null character
+        raise DataError(f"it cannot be opened: {getattr(error, 'strerror', None) or error}") from error

@@ -7,6 +7,8 @@ Ghostscript), and a picture of too many pixels is refused by its header.
 from __future__ import annotations
 
 import io
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -45,17 +47,28 @@ def decode_image(raw: bytes, size: int, fit: Fit = "pad", max_pixels: int = MAX_
     Raises:
         DataError: it cannot be decoded, or is too large; the message continues after the name of the file.
     """
+    from PIL import Image
+
+    with _decoding(max_pixels), Image.open(io.BytesIO(raw), formats=FORMATS) as image:
+        _require_size(image, max_pixels)  # from the header: nothing is decoded yet
+        image.draft(None, (DRAFT_SCALE * size, DRAFT_SCALE * size))
+        return np.array(_square(_rgb(image), size, fit), dtype=np.uint8)
+
+
+def to_square(image: Image, size: int, fit: Fit = "pad", max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Return an image of Pillow like `decode_image`, which explains arguments and errors."""
+    with _decoding(max_pixels):
+        _require_size(image, max_pixels)
+        return np.array(_square(_rgb(image), size, fit), dtype=np.uint8)
+
+
+@contextmanager
+def _decoding(max_pixels: int) -> Generator[None]:
+    """Make every error of Pillow a `DataError`."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
-            width, height = image.size  # from the header: nothing is decoded yet
-            if width * height > max_pixels:
-                raise DataError(
-                    f"it has {width:,} × {height:,} pixels, more than the {max_pixels:,} that are decoded (--max-pixels)"
-                )
-            image.draft(None, (DRAFT_SCALE * size, DRAFT_SCALE * size))
-            return np.array(_square(_rgb(image), size, fit), dtype=np.uint8)
+        yield
     except DataError:
         raise
     except UnidentifiedImageError as error:
@@ -64,6 +77,16 @@ def decode_image(raw: bytes, size: int, fit: Fit = "pad", max_pixels: int = MAX_
         raise DataError(f"it has more pixels than the {max_pixels:,} that are decoded (--max-pixels)") from error
     except Exception as error:  # damaged files make decoders raise errors of nearly every kind
         raise DataError(f"the picture is damaged: {error or type(error).__name__}") from error
+
+
+def _require_size(image: Image, max_pixels: int) -> None:
+    width, height = image.size
+    if not width * height:
+        raise DataError("it has no pixels")
+    if width * height > max_pixels:
+        raise DataError(
+            f"it has {width:,} × {height:,} pixels, more than the {max_pixels:,} that are decoded (--max-pixels)"
+        )
 
 
 def _rgb(image: Image) -> Image:

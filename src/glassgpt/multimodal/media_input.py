@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import io
+from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from glassgpt.errors import DataError, GenerationError, require_extra
 from glassgpt.multimodal.audio_files import FULL_SCALE, check_length, to_samples
 from glassgpt.multimodal.config import MultimodalConfig
 from glassgpt.multimodal.decoding import DecodeOptions, load_medium
+from glassgpt.multimodal.image_files import to_square
 from glassgpt.multimodal.media import MediaItem, Modality
 from glassgpt.multimodal.sources import MediaSource
 
@@ -36,27 +38,28 @@ def read_medium(
         GenerationError: it cannot be read or decoded, or is too large; the message names it.
         MissingExtraError: the library that decodes it is not installed.
     """
-    name = str(given) if isinstance(given, str | Path) else f"the {modality}"
+    name = f"{given}" if isinstance(given, str | Path) else f"the {modality}"
     try:
         if isinstance(given, tuple) and modality == "audio":
-            return MediaItem("audio", _samples(given, config.rate))
+            return MediaItem("audio", _samples(cast("tuple[object, ...]", given), config.rate))
         require_extra(LIBRARIES[modality], EXTRA, "decoding pictures and sound")
-        source = (
-            MediaSource(modality, Path(given))
-            if isinstance(given, str | Path)
-            else MediaSource(modality, raw=_raw(given))
-        )
+        if not isinstance(given, str | Path | bytes | bytearray | memoryview):
+            return MediaItem("image", _picture(given, modality, config))
+        is_path = isinstance(given, str | Path)
+        source = MediaSource(modality, Path(given)) if is_path else MediaSource(modality, raw=bytes(given))
         return load_medium(source, DecodeOptions(config.geometry, config.fit))
     except DataError as error:
-        raise GenerationError(f"{name}: {error}") from error
+        raise GenerationError(f"{name:.1000}: {error}") from error
 
 
-def _raw(given: object) -> bytes:
-    """Return a picture in memory as the content of a file."""
+def _picture(given: object, modality: Modality, config: MultimodalConfig) -> NDArray[np.uint8]:
+    """Return a picture in memory, (size, size, 3)."""
     from PIL import Image
 
-    if isinstance(given, bytes):
-        return given
+    if modality == "audio":
+        raise GenerationError(
+            f"a sound is a {type(given).__name__}; it must be a path, the bytes of a file, or a pair of samples and their rate"
+        )
     if isinstance(given, np.ndarray):
         if given.ndim != 3 or given.shape[2] != 3 or given.dtype != np.uint8:
             raise GenerationError(
@@ -65,26 +68,32 @@ def _raw(given: object) -> bytes:
         given = Image.fromarray(given)
     if not isinstance(given, Image.Image):
         raise GenerationError(
-            f"a medium is a {type(given).__name__}; it must be a path, the bytes of a file, an array, or an image of Pillow"
+            f"a picture is a {type(given).__name__}; it must be a path, the bytes of a file, an array, or an image of Pillow"
         )
-    stream = io.BytesIO()
-    given.save(stream, "PNG" if given.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else "TIFF")
-    return stream.getvalue()
+    return to_square(given, config.image_size, config.fit)
 
 
-def _samples(given: tuple[Any, ...], rate: int) -> Any:
+def _samples(given: tuple[object, ...], rate: int) -> NDArray[np.int16]:
     """Return a pair of samples and their rate as samples of the model's rate, (n,) int16."""
-    if len(given) != 2 or not isinstance(given[1], int) or given[1] < 1:
+    if len(given) != 2 or isinstance(given[1], bool) or not isinstance(given[1], Integral) or given[1] < 1:
         raise GenerationError("a sound is a pair of samples and their rate, such as (samples, 16000)")
-    samples = np.asarray(given[0])
+    samples, own_rate = _array(given[0]), int(given[1])
     if samples.ndim != 1 or not len(samples) or samples.dtype.kind not in "if":
         raise GenerationError(
             f"a sound is an array {samples.shape} of {samples.dtype}; it must be (n,), of int16 or from -1 to 1"
         )
-    check_length(len(samples), given[1])
-    values = samples / FULL_SCALE if samples.dtype == np.int16 else samples.astype(np.float64)
-    if samples.dtype.kind == "i" and samples.dtype != np.int16:
+    check_length(len(samples), own_rate)
+    is_int16 = samples.dtype.kind == "i" and samples.dtype.itemsize == 2  # of either byte order
+    if samples.dtype.kind == "i" and not is_int16:
         raise GenerationError(f"a sound has samples of {samples.dtype}; they must be int16, or numbers from -1 to 1")
+    values = samples / FULL_SCALE if is_int16 else samples.astype(np.float64)
     if not np.isfinite(values).all():
         raise GenerationError("a sound has samples that are not finite (NaN or infinity)")
-    return to_samples(values, given[1], rate)
+    return to_samples(values, own_rate, rate)
+
+
+def _array(given: object) -> NDArray[Any]:
+    try:
+        return np.asarray(given)
+    except Exception as error:  # lists of unequal length, tensors with a gradient: anything may fail
+        raise GenerationError(f"a sound has samples that are no array: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
+from numbers import Integral
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError, GlassGPTError, TokenizerError
@@ -28,6 +29,7 @@ def encode_prompt(model: LanguageModel, tokenizer: Tokenizer, prompt: Prompt, op
     if prompt is None:
         return [tokenizer.end_of_text]
     if isinstance(prompt, list):
+        _require_ids(prompt)
         tokens = prompt
     else:
         _require_text(prompt)
@@ -100,6 +102,13 @@ def _require_text(prompt: object) -> None:
         raise GenerationError(f"the prompt is {prompt!r}; it must be a string, or None to begin a document")
     if not prompt:
         raise GenerationError("the prompt is empty; give some text, or leave it out to begin a document")
+
+
+def _require_ids(prompt: Sequence[object]) -> None:
+    if (
+        wrong := next((each for each in prompt if isinstance(each, bool) or not isinstance(each, Integral)), None)
+    ) is not None:
+        raise GenerationError(f"the prompt is a list with {wrong!r:.100}; it must be a string, or a list of token ids")
 
 
 def token_limit(

@@ -3,6 +3,7 @@
 MESSAGES = {
     # decoding
     "it is longer than {} seconds (--max-seconds); cut it into parts": "{0}초(--max-seconds)보다 깁니다. 여러 부분으로 나누세요",
+    "it has no pixels": "픽셀이 없습니다",
     "it has no samples": "샘플이 없습니다",
     "it has samples that are not finite (NaN or infinity)": "유한하지 않은 샘플(NaN이나 무한대)이 있습니다",
     "it has {} channels; there may be at most {}": "채널이 {0}개입니다. {1}개까지만 됩니다",
