@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from forked import run_ranks
 from glassgpt import api
-from glassgpt.config import load_config
+from glassgpt.config import load_config, to_toml
 from glassgpt.data import PrepareOptions, prepare
 from glassgpt.data.batches import build_batches
 from glassgpt.data.tokenizers import train_tokenizer
@@ -299,3 +299,34 @@ def test_a_run_keeps_the_chat_template_of_its_conversations(named_data, tmp_path
     (data / "chat_template.jinja").write_text("{# as prepared #}")
     api.train(configured(data, train__max_steps=1), tmp_path / "run")
     assert RunFolder(tmp_path / "run").chat_template.read_text() == "{# as prepared #}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kept"),
+    [("stem_width", "8", "0"), ("overlap", "2", "0"), ("mels", "24", "16"), ("attention", "bidirectional", "causal"),
+     ("ctc_weight", "0.5", "0.0"), ("freeze", "true", "False")],
+)  # fmt: skip
+def test_resuming_with_another_model_of_media_names_the_setting(name, value, kept, named_run):
+    with pytest.raises(UsageError, match=f"multimodal.{name} is .*, but a resumed run keeps {kept}: its model depends"):
+        api.resumed_config(named_run, {f"multimodal.{name}": value})
+
+
+def test_resuming_command_names_the_setting(named_run, tmp_path, run_main):
+    run = shutil.copytree(named_run, tmp_path / "run")
+    code, _, err = run_main("train", "--resume", "--out", run, "--multimodal.stem-width", 8)
+    assert (code, "multimodal.stem_width is 8, but a resumed run keeps 0" in err) == (2, True)
+
+
+def test_resuming_may_change_how_media_are_altered(named_run, tmp_path):
+    run = shutil.copytree(named_run, tmp_path / "run")
+    changed = {"multimodal.augment_image": "0.7", "train.max_steps": "62", "train.eval_every_steps": "0"}
+    assert api.train(api.resumed_config(run, changed), run, resume=True).step == 62
+
+
+def test_resuming_on_data_of_another_geometry_names_the_setting(named_run, tmp_path):
+    run = shutil.copytree(named_run, tmp_path / "run")
+    config = load_config(run)
+    other = dataclasses.replace(config, multimodal=dataclasses.replace(config.multimodal, frames_per_position=4))
+    (run / "config.toml").write_text(to_toml(other))  # as if the run had been trained on such data
+    with pytest.raises(UsageError, match=r"frames_per_position is 3, but a resumed run keeps 4"):
+        api.train(load_config(run), run, resume=True)

@@ -18,9 +18,10 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import CheckpointError, UsageError
 from glassgpt.model.lora import adapter_of
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.multimodal.config import MultimodalConfig
 from glassgpt.multimodal.drawing_tokens import DrawingRecord
 from glassgpt.schema.seal import sealed
-from glassgpt.training.checkpoint import TrainingState, save_checkpoint, write_base
+from glassgpt.training.checkpoint import TrainingState, read_model_config, save_checkpoint, write_base
 from glassgpt.training.config import TrainerConfig
 from glassgpt.training.lineage import Lineage, read_lineage
 from glassgpt.training.run_folder import DRAWING_FILE, RunFolder
@@ -141,7 +142,32 @@ def resumed_config(out: str | Path, overrides: dict[str, Any]) -> RunConfig:
             raise UsageError(
                 f"{option} is {new}, but a resumed run keeps {kept}: {why}; start a new run with another --out"
             )
+    require_same_model_of_media(before.multimodal, config.multimodal)
     return config
+
+
+def require_same_model(run: RunFolder, checkpoint: Path, config: RunConfig) -> None:
+    """Check that a run that is resumed describes the model of its checkpoint.
+
+    Raises:
+        CheckpointError: its configuration has another shape.
+        UsageError: see `require_same_model_of_media`.
+    """
+    if not read_model_config(checkpoint).same_shape(config.model):
+        raise CheckpointError(f"{run.config} describes a model of another shape than {checkpoint}; restore that file")
+    require_same_model_of_media(load_config(run.config).multimodal, config.multimodal)
+
+
+def require_same_model_of_media(before: MultimodalConfig, after: MultimodalConfig) -> None:
+    """Check that a run that is resumed keeps the settings by which pictures and sounds enter its model.
+
+    Raises:
+        UsageError: it does not; the message names the setting.
+    """
+    if name := before.difference(after):
+        option, why = f"multimodal.{name}", "its model depends on it"
+        old, new = ("empty" if value == "" else value for value in (getattr(before, name), getattr(after, name)))
+        raise UsageError(f"{option} is {new}, but a resumed run keeps {old}: {why}; start a new run with another --out")
 
 
 def changed_settings(before: RunConfig, after: RunConfig) -> dict[str, list[Any]]:

@@ -17,7 +17,7 @@ from glassgpt.adaptation.conversations import refuse_fatal
 from glassgpt.adaptation.replay import mixed_in
 from glassgpt.api.initialization import model_to_train
 from glassgpt.api.preference_data import checked_lineage, open_data
-from glassgpt.api.runs import changed_settings, keep_files, trainer_config, write_run_files
+from glassgpt.api.runs import changed_settings, keep_files, require_same_model, trainer_config, write_run_files
 from glassgpt.api.tracking import trackers_of
 from glassgpt.config import RunConfig, check_config, load_config, resolve_config, warmup_warning
 from glassgpt.data.chat.dataset import held_out_targets
@@ -36,7 +36,7 @@ from glassgpt.diagnosis.report import write_report
 from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.diagnosis.show import print_startup_findings
 from glassgpt.diagnosis.show_monitor import MonitorDisplay
-from glassgpt.errors import CheckpointError, DataError, GlassGPTError, UsageError
+from glassgpt.errors import DataError, GlassGPTError, UsageError
 from glassgpt.locale import user_language
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.multimodal.batches import EncodedDataset
@@ -49,7 +49,6 @@ from glassgpt.training.checkpoint import (
     is_damaged_pointer,
     list_checkpoints,
     newest_verified_checkpoint,
-    read_model_config,
     read_state,
     set_pointer,
     write_base,
@@ -170,10 +169,8 @@ def _train(
     lineage = checked_lineage(config, run, dataset)
     verification = DataVerification(dataset, config.train.max_steps, mixed_in(dataset)) if dist.is_main else None
     checkpoint = newest_verified_checkpoint(run) if resume else None
-    if checkpoint is not None and not read_model_config(checkpoint.path).same_shape(config.model):
-        raise CheckpointError(
-            f"{run.config} describes a model of another shape than {checkpoint.path}; restore that file"
-        )
+    if checkpoint is not None:
+        require_same_model(run, checkpoint.path, config)
     torch.manual_seed(config.seed)
     model = model_to_train(config, checkpoint, dataset)
     if checkpoint is None and not config.preference.data:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from glassgpt.errors import ConfigError
@@ -94,6 +94,14 @@ class MultimodalConfig:
         """Return whether weights of encoders of one configuration fit another."""
         ours, theirs = ((each.names, each.geometry, each.overlap, each.stem_width, each.mels) for each in (self, other))
         return ours == theirs
+
+    def difference(self, other: MultimodalConfig) -> str | None:
+        """Return the name of the first setting that differs and that the model of a run is made of, or None."""
+        names = [
+            field.name for field in fields(self) if not field.name.startswith(("augment", "flip", "restyle", "fit"))
+        ]
+        different = (name for name in names if getattr(self, name) != getattr(other, name))
+        return next((name for name in different if name != "ctc_weight" or self.has_ctc != other.has_ctc), None)
 
     def problems(self) -> list[str]:
         """Return one line for each invalid setting."""

@@ -76,6 +76,7 @@ PARTS = {
     "random weights": "무작위 가중치",
     "nothing": "없음",
     "the order of its data depends on it": "데이터의 순서가 이 값에 달려 있습니다",
+    "its model depends on it": "모델이 이 값에 달려 있습니다",
     "it continues from its own checkpoint": "자기 체크포인트에서 이어집니다",
     "it is nested too deeply": "너무 깊이 중첩되어 있습니다",
     # what a message names

@@ -105,7 +105,7 @@ MESSAGES = {
     "the draft model's tokenizer ({}) differs from the model's ({}); use a draft model that was trained on data prepared with the same tokenizer": "초안 모델의 토크나이저({0})가 모델의 것({1})과 다릅니다. 같은 토크나이저로 만든 데이터로 학습한 초안 모델을 쓰세요",
     "a resumed run cannot change the shape of its model; start a new run with another --out": "이어서 학습할 때는 모델의 모양을 바꿀 수 없습니다. 다른 --out으로 새로 시작하세요",
     "{} exists and is not a run; choose another --out": "{0}이(가) 이미 있고 실행 폴더가 아닙니다. 다른 --out을 고르세요",
-    "{} is {}, but a resumed run keeps {}: {}; start a new run with another --out": "{0}: {1} 값은 쓸 수 없습니다. 이어서 학습할 때는 {2:t} 값을 그대로 씁니다. {3:t}. 다른 --out으로 새로 시작하세요",
+    "{} is {}, but a resumed run keeps {}: {}; start a new run with another --out": "{0}: {1:t} 값은 쓸 수 없습니다. 이어서 학습할 때는 {2:t} 값을 그대로 씁니다. {3:t}. 다른 --out으로 새로 시작하세요",
     "resuming from {}": "{0}에서 이어서 학습합니다",
     "cannot create {}: only train writes to an object store; create a folder here and copy it there": "{0}을(를) 만들 수 없습니다. 객체 저장소에는 train만 씁니다. 이 컴퓨터에 폴더를 만들어 그곳으로 복사하세요",
     "cannot create {}: {} is not a writable folder": "{0} 폴더를 만들 수 없습니다. {1}에 쓸 수 없습니다",
