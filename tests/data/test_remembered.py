@@ -56,18 +56,19 @@ def test_what_may_be_far_larger_in_memory_is_not_remembered(tmp_path, name):
     assert remembered([source]) == [source]
 
 
-@pytest.mark.parametrize("tokenizer", ["bytes", "bpe:300"])
-def test_prepare_reads_a_small_file_once_and_a_large_one_as_before(tmp_path, monkeypatch, tokenizer):
+@pytest.mark.parametrize(("tokenizer", "split"), [("bytes", "tail"), ("bpe:300", "document")])
+def test_prepare_reads_a_small_file_once_and_a_large_one_as_before(tmp_path, monkeypatch, tokenizer, split):
+    options = {"tokenizer": tokenizer, "split": split}
     texts = [f"document {i} of some words " * 5 for i in range(60)]
     (tmp_path / "a.jsonl").write_bytes(as_jsonl(texts))
     reads = []
     read = FileSource._read
     monkeypatch.setattr(FileSource, "_read", lambda self: reads.append(1) or read(self))
-    small = prepare_dataset(tmp_path / "small", tmp_path / "a.jsonl", tokenizer=tokenizer)
+    small = prepare_dataset(tmp_path / "small", tmp_path / "a.jsonl", **options)
     assert len(reads) == 1
     monkeypatch.setattr(preparation, "remembered", list)
-    assert prepare_dataset(tmp_path / "plain", tmp_path / "a.jsonl", tokenizer=tokenizer) == small
-    assert len(reads) > 2
+    assert prepare_dataset(tmp_path / "plain", tmp_path / "a.jsonl", **options) == small
+    assert len(reads) > 2 - (split == "tail")
     assert stored_documents(tmp_path / "small") == stored_documents(tmp_path / "plain")
     monkeypatch.setattr(writing, "IN_PROCESS_BYTES", 0)
-    assert prepare_dataset(tmp_path / "large", tmp_path / "a.jsonl", tokenizer=tokenizer) == small
+    assert prepare_dataset(tmp_path / "large", tmp_path / "a.jsonl", **options) == small

@@ -15,7 +15,7 @@ from glassgpt.data.tokenizers import TokenIds, Tokenizer
 
 BATCH_CHARACTERS = 2_000_000
 """Characters encoded at once: enough to keep every core busy, little enough for any memory."""
-MAX_CHARACTERS_AHEAD = 12_000_000
+MAX_CHARACTERS_AHEAD = 32_000_000
 """Characters read ahead of the encoder, so that reading continues while the tokenizer is still loading."""
 
 RuledSource = tuple[DocumentSource, SplitRule]

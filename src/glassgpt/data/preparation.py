@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 from glassgpt.data.bad_rows import BadRows
@@ -13,6 +14,7 @@ from glassgpt.data.blocks.writing import Chosen, Folders, is_small, write_shards
 from glassgpt.data.code.near_duplicates import RENSA_FOR_TEXT
 from glassgpt.data.code.prepare import code_source, spec_for_code
 from glassgpt.data.code.sentinels import with_sentinels
+from glassgpt.data.documents import Document
 from glassgpt.data.files import write_atomically
 from glassgpt.data.observer import PrepareObserver
 from glassgpt.data.origins import MAX_ORIGINS, write_origins
@@ -23,7 +25,17 @@ from glassgpt.data.readers import ReadOptions
 from glassgpt.data.remarks import remark_texts
 from glassgpt.data.remembered import remembered
 from glassgpt.data.sources import DocumentSource, SourceOptions, resolve_sources
-from glassgpt.data.splitting import TRAIN, VALIDATION, FixedSplit, SplitRule, TailSplit, choose_rule, is_near
+from glassgpt.data.splitting import (
+    MIN_DOCUMENTS,
+    TRAIN,
+    VALIDATION,
+    FixedSplit,
+    LaterSplit,
+    SplitRule,
+    TailSplit,
+    choose_rule,
+    is_near,
+)
 from glassgpt.data.staging import staged_folder
 from glassgpt.data.summary import SUMMARY_FILE, DatasetSummary
 from glassgpt.data.threads import limited_threads
@@ -94,7 +106,10 @@ def _ruled_sources(
     sources = resolve(options.sources, "sources")
     validation_sources = resolve(options.validation_sources, "validation")
     if options.engine != "ray" and is_small([*sources, *validation_sources]):
-        sources, validation_sources = remembered(sources), remembered(validation_sources)
+        kept, validation_sources = remembered(sources), remembered(validation_sources)
+        if not validation_sources and _can_split_later(kept, options):
+            return [(source, LaterSplit(options.validation_fraction, options.seed)) for source in sources]
+        sources = kept
     rule = FixedSplit(TRAIN) if validation_sources else _choose_rule(sources, options)
     return [
         *((source, rule) for source in sources),
@@ -115,13 +130,23 @@ def _ruled_code(options: PrepareOptions, folder: Path, observer: PrepareObserver
     return [(source, _choose_rule([source], options))]
 
 
+def _can_split_later(sources: Sequence[DocumentSource], options: PrepareOptions) -> bool:
+    """Return whether the text can be encoded before it is divided: by document, for a tokenizer that is not trained on it."""
+    if options.split == "tail" or is_custom_spec(options.tokenizer) or is_training_spec(options.tokenizer):
+        return False
+    return sum(1 for _ in islice(_undivided(sources, options), MIN_DOCUMENTS)) == MIN_DOCUMENTS
+
+
 def _choose_rule(sources: Sequence[DocumentSource], options: PrepareOptions) -> SplitRule:
     if options.split == "tail":
         return TailSplit(options.validation_fraction, "as requested")
-    undivided = [(source, FixedSplit(TRAIN)) for source in sources]
-    stream = DocumentStream(undivided, deduplicate=False, normalize=options.normalize)
-    documents = ((digest, len(document.text)) for digest, document, _ in stream.documents())
+    documents = ((digest, len(document.text)) for digest, document, _ in _undivided(sources, options))
     return choose_rule(documents, options.validation_fraction, options.seed)
+
+
+def _undivided(sources: Sequence[DocumentSource], options: PrepareOptions) -> Iterator[tuple[int, Document, SplitRule]]:
+    undivided = [(source, FixedSplit(TRAIN)) for source in sources]
+    return DocumentStream(undivided, deduplicate=False, normalize=options.normalize).documents()
 
 
 def _load_or_train_tokenizer(
@@ -182,7 +207,7 @@ def _write(
     return DatasetSummary.of(
         tokenizer,
         written.splits,
-        "; ".join(dict.fromkeys(rule.description for _, rule in sources)),
+        "; ".join(dict.fromkeys(rule.description for _, rule in written.sources)),
         written.counts,
         options=options.recorded(),
         duplicates=choice.duplicates,

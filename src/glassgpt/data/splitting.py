@@ -126,12 +126,40 @@ class ChosenSplit:
         """The rule in words."""
         return f"by document, chosen towards {self.fraction:.3g} of the text for validation, seed {self.seed}"
 
+    def split_of(self, digest: int) -> str:
+        """Return the split of a document."""
+        return VALIDATION if digest in self.validation else TRAIN
+
     def divide(self, digest: int, text: str) -> Iterator[SplitText]:
         """Yield the whole document."""
-        yield VALIDATION if digest in self.validation else TRAIN, text
+        yield self.split_of(digest), text
 
 
-def choose_rule(documents: Iterable[tuple[int, int]], fraction: float, seed: int) -> SplitRule:
+@dataclass(frozen=True)
+class LaterSplit:
+    """Keeps all documents whole, as training text, until a rule is chosen from all of them; see `blocks.later`.
+
+    Attributes:
+        fraction: share of the text wanted for validation.
+        seed: of the rule.
+    """
+
+    fraction: float
+    seed: int
+
+    @property
+    def description(self) -> str:
+        """Empty: no dataset is written with it."""
+        return ""
+
+    def divide(self, digest: int, text: str) -> Iterator[SplitText]:
+        """Yield the whole document."""
+        yield TRAIN, text
+
+
+def choose_rule(
+    documents: Iterable[tuple[int, int]], fraction: float, seed: int
+) -> HashSplit | ChosenSplit | TailSplit:
     """Return a rule that leaves neither split empty: by document, or by tail if there are too few documents.
 
     Documents are assigned by their hash, unless the share of the *text* then is far from `fraction`, because they differ

@@ -39,6 +39,7 @@ class EncodeSettings:
         max_bad_rows: number of rows that may be skipped.
         sketches: compute what near-duplicates are found by.
         ngrams: compute what text in both splits is found by.
+        keeps_parts: whether parts are kept if `prepare` fails.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ class EncodeSettings:
     max_bad_rows: int = 0
     sketches: bool = False
     ngrams: bool = False
+    keeps_parts: bool = True
 
     def part_of(self, block: Block) -> Part:
         """Return the part of a block; its name follows from everything that determines its content."""
@@ -80,7 +82,7 @@ def encode_block(
         block = dataclasses.replace(block, source=source)
     tokenizer = tokenizer or _tokenizer(settings.tokenizer_file, settings.fingerprint)
     try:
-        with PartWriter(part) as writer:
+        with PartWriter(part, settings.keeps_parts) as writer:
             documents = _Documents(block, settings, writer, advance or _ignore)
             documents.encode(tokenizer)
             result = BlockResult(

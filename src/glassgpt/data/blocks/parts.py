@@ -102,10 +102,12 @@ class PartWriter:
 
     Attributes:
         part: the part.
+        is_kept: whether it must survive a crash of the machine.
         files: open files by suffix.
     """
 
     part: Part
+    is_kept: bool = True
     files: dict[str, IO[bytes]] = field(default_factory=dict[str, IO[bytes]])
 
     def __enter__(self) -> Self:
@@ -125,12 +127,17 @@ class PartWriter:
         """Rename the files and write the result, which makes the part complete."""
         for suffix, file in self.files.items():
             file.flush()
-            os.fsync(file.fileno())
+            if self.is_kept:
+                os.fsync(file.fileno())
             file.close()  # Windows renames no open file
             os.replace(self._temporary(suffix), self.part.path(suffix))
         fields = asdict(result)
         del fields["error"]
-        write_atomically(self.part.path(".json"), json.dumps(fields).encode())
+        content = json.dumps(fields).encode()
+        if self.is_kept:
+            write_atomically(self.part.path(".json"), content)
+        else:
+            self.part.path(".json").write_bytes(content)
 
     def __exit__(self, *error: object) -> None:
         """Close the files and remove those that were not renamed."""

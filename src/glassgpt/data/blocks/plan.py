@@ -17,7 +17,7 @@ from glassgpt.data.pipeline import RuledSource
 from glassgpt.data.readers import FileSource
 from glassgpt.data.remembered import RememberedSource
 from glassgpt.data.sources import DocumentSource
-from glassgpt.data.splitting import SplitRule
+from glassgpt.data.splitting import LaterSplit, SplitRule
 from glassgpt.errors import DataError
 
 
@@ -55,12 +55,12 @@ def plan_blocks(sources: Sequence[RuledSource], scratch: Path) -> Iterator[Block
         DataError: a source cannot be read.
     """
     for number, (source, rule) in enumerate(sources):
-        if isinstance(source, FileSource):
+        if isinstance(rule, LaterSplit) or isinstance(source, RememberedSource):  # read by this process, in one pass
+            yield Block(source, rule, number, "", source.size or 0, str(number))
+        elif isinstance(source, FileSource):
             yield from _file_blocks(source, rule, number)
         elif isinstance(source, CodeSource):
             yield from _code_blocks(source, rule, number)
-        elif isinstance(source, RememberedSource):  # in the memory of this process, which does the work
-            yield Block(source, rule, number, "", source.size or 0, str(number))
         else:
             yield from _stored_blocks(source, rule, number, scratch)
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from glassgpt.data.bad_rows import BadRows
 from glassgpt.data.blocks.choice import Choice, choose, find_contaminated
 from glassgpt.data.blocks.encode import EncodeSettings, encode_block
+from glassgpt.data.blocks.later import divide_by_document
 from glassgpt.data.blocks.layout import ShardFormat, SplitPlan, plan_split, write_shard
 from glassgpt.data.blocks.parts import BlockResult, Part
 from glassgpt.data.blocks.plan import Block, plan_blocks
@@ -30,6 +31,7 @@ from glassgpt.data.readers import no_document
 from glassgpt.data.remarks import REMARKS
 from glassgpt.data.shards import SPLITS
 from glassgpt.data.sources import DocumentSource
+from glassgpt.data.splitting import LaterSplit, TailSplit
 from glassgpt.data.summary import SplitSummary
 from glassgpt.data.threads import worker_threads
 from glassgpt.data.tokenizers import TOKENIZER_FILE, Tokenizer
@@ -124,11 +126,13 @@ class Written:
         splits: counts of each split.
         counts: how often each token occurs.
         chosen: the documents.
+        sources: the sources with the rules that divided their documents.
     """
 
     splits: dict[str, SplitSummary]
     counts: NDArray[np.int64]
     chosen: Chosen
+    sources: Sequence[RuledSource]
 
 
 def write_shards(
@@ -143,7 +147,7 @@ def write_shards(
     """Encode the sources and write the shards of a dataset.
 
     Args:
-        sources: the sources with their rules.
+        sources: the sources with their rules; all or none with `LaterSplit`.
         tokenizer: the tokenizer; it is saved in the dataset's folder.
         options: see `PrepareOptions`.
         folders: see there.
@@ -154,20 +158,22 @@ def write_shards(
     Raises:
         GlassGPTError: the first thing that is wrong with the text, or what `check` raises.
     """
-    settings = EncodeSettings(
-        folders.parts,
-        folders.dataset / TOKENIZER_FILE,
-        tokenizer.fingerprint,
-        options.normalize,
-        options.skip_bad,
-        sketches=options.near_duplicates is not None,
-        ngrams=options.contamination != "ignore",
-    )
-    blocks = plan_blocks(sources, folders.scratch / "blocks")
     all_sources = [source for source, _ in sources]
-    with _carrier(options, blocks, is_small=is_small(all_sources)) as (carrier, blocks):
-        with observer.progress("preparing", total_size(all_sources)) as advance:
-            encoded = _encode(carrier, blocks, settings, tokenizer, advance, bad_rows)
+    are_small = is_small(all_sources)
+    settings = _encode_settings(tokenizer, options, folders, keeps_parts=not are_small)
+    blocks = plan_blocks(sources, folders.scratch / "blocks")
+    with _carrier(options, blocks, is_small=are_small) as (carrier, blocks):
+
+        def encode(blocks: Iterable[Block]) -> Encoded:
+            with observer.progress("preparing", total_size(all_sources)) as advance:
+                return _encode(carrier, blocks, settings, tokenizer, advance, bad_rows)
+
+        encoded = encode(blocks)
+        if isinstance(later := sources[0][1], LaterSplit):
+            rule = divide_by_document(encoded.parts, later)
+            sources = [(source, rule) for source in all_sources]
+            if isinstance(rule, TailSplit):  # nearly all documents are copies
+                encoded = encode(plan_blocks(sources, folders.scratch / "blocks"))
         choice = choose(encoded.parts, deduplicate=options.deduplicate, similarity=options.near_duplicates)
         if settings.ngrams:
             choice.contaminated = find_contaminated(choice, carrier.map)
@@ -180,7 +186,22 @@ def write_shards(
         }
         chosen = Chosen(encoded, choice)
         check(chosen, plans)
-        return Written(*_write(carrier, plans, tokenizer, observer), chosen)
+        return Written(*_write(carrier, plans, tokenizer, observer), chosen, sources)
+
+
+def _encode_settings(
+    tokenizer: Tokenizer, options: PrepareOptions, folders: Folders, *, keeps_parts: bool
+) -> EncodeSettings:
+    return EncodeSettings(
+        folders.parts,
+        folders.dataset / TOKENIZER_FILE,
+        tokenizer.fingerprint,
+        options.normalize,
+        options.skip_bad,
+        sketches=options.near_duplicates is not None,
+        ngrams=options.contamination != "ignore",
+        keeps_parts=keeps_parts,
+    )
 
 
 @contextmanager
