@@ -1,6 +1,7 @@
 """`evaluate --rows`: exact answers by greedy generation, and the most probable of all names."""
 
 import json
+import wave
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ from glassgpt.api.multimodal import encoded_prompts, prompt_with_media
 from glassgpt.errors import DataError, GenerationError, UsageError
 from glassgpt.evaluation.edit_distance import edit_distance, error_rate
 from glassgpt.generation.options import GenerationOptions
+from glassgpt.model.vectors import vector_table
 from glassgpt.multimodal import naming
 from glassgpt.multimodal.naming import NameRanker, read_questions
+from glassgpt.multimodal.prompting import encode_medium
 from glassgpt.retrieval.likelihood import continuation_logprobs
 
 CANDIDATES = [*NAMES, "a red bird", "a blue apple", "a", "a blue", "빨간 사과", "a red apple and a blue bird", "apple"]
@@ -151,6 +154,65 @@ def test_command_writes_figures_and_answers(named_run, rows, tmp_path, run_main)
 def test_rows_that_ask_nothing_are_named(tmp_path, row, message):
     with pytest.raises(DataError, match=f"line 1: .*{message}"):
         read_questions(write_rows(tmp_path / "rows.jsonl", [row]))
+
+
+GOOD = {"image": "0.png", "text": f" {NAMES[0]}"}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"image": "0.png"}, "to be asked about, a row needs image or audio, and text"),
+        ({**GOOD, "text": "  "}, "to be asked about, a row needs image or audio, and text"),
+        ({**GOOD, "text": None}, "to be asked about, a row needs image or audio, and text"),
+        ({**GOOD, "prompt": 3}, "prompt is int; it must be text"),
+        ({**GOOD, "image": "none.png"}, "none.png does not exist, or is not a file"),
+        ({**GOOD, "image": "."}, "does not exist, or is not a file"),
+        ({**GOOD, "image": "cut.png"}, "cut.png: the picture is damaged"),
+        (
+            {**GOOD, "prompt": "zebra " * 20},
+            r"the row takes \d+ positions with its text, more than the model's context of 64",
+        ),
+        (
+            {**GOOD, "text": "zebra " * 20},
+            r"the row takes \d+ positions with its text, more than the model's context of 64",
+        ),
+        ({**GOOD, "image": ["0.png"] * 12}, r"the row takes 6\d positions .* shorten it, or leave it out"),
+        ({"audio": "long.wav", "text": "a"}, r"the row takes \d+ positions .* shorten it, or leave it out"),
+    ],
+)
+def test_rows_that_cannot_be_asked_are_named_by_line(named, tmp_path, row, message):
+    Image.fromarray(picture(0).data).save(tmp_path / "0.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "0.png").read_bytes()[:-40])
+    with wave.open(str(tmp_path / "long.wav"), "wb") as file:
+        file.setparams((1, 2, GEOMETRY.rate, 0, "NONE", ""))
+        file.writeframes(sound(0, 3 * GEOMETRY.rate).data.tobytes())
+    rows = write_rows(tmp_path / "rows.jsonl", [GOOD, row])
+    with pytest.raises(DataError, match=f"rows.jsonl, line 2: .*{message}"):
+        api.evaluate_rows(named, rows)
+    assert len(api.evaluate_rows(named, rows, limit=1).answers) == 1
+
+
+def test_other_texts_that_are_too_long_behind_a_row_name_it(named, tmp_path):
+    Image.fromarray(picture(0).data).save(tmp_path / "0.png")
+    long = {**GOOD, "text": "zebra " * 7}
+    rows = write_rows(tmp_path / "rows.jsonl", [long, {**GOOD, "image": ["0.png"] * 8}])
+    with pytest.raises(DataError, match="line 2: the longest text has"):
+        api.evaluate_rows(named, rows, top=1)
+
+
+def test_a_begin_token_in_a_question_is_text_as_in_training(named, tmp_path):
+    Image.fromarray(picture(0).data).save(tmp_path / "0.png")
+    question = "say <|image|>, <|audio|>"
+    rows = write_rows(tmp_path / "rows.jsonl", [{**GOOD, "prompt": question, "extra": [1]}])
+    (answer,) = api.evaluate_rows(named, rows).answers
+    special = named.tokenizer.special_tokens
+    before = [named.tokenizer.end_of_text, special["<|image|>"]]
+    with vector_table(named.decoding_model).holding(encode_medium(named.model, picture(0))) as ids:
+        prompt = [*before, *ids, *named.tokenizer.encode(question)]
+        said = named.generate(prompt, temperature=0.0, max_tokens=len(named.tokenizer.encode(GOOD["text"])) + 8)
+    assert answer.said == said
+    assert answer.question.labels == {"extra": "[1]"}
 
 
 def test_wrong_options_are_refused(named, rows, tmp_path):

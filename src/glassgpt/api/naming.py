@@ -12,9 +12,10 @@ from glassgpt.api.figures import report_figures
 from glassgpt.api.loaded_model import LoadedModel
 from glassgpt.api.multimodal import MediaInput, encoded_prompts, prompt_with_media, require_encoders
 from glassgpt.data.files import check_output_path
-from glassgpt.errors import GenerationError
+from glassgpt.errors import DataError, GenerationError
 from glassgpt.generation.engine.prompt import encode_prompt
 from glassgpt.generation.options import GenerationOptions
+from glassgpt.multimodal.media import MediaItem
 from glassgpt.multimodal.media_input import read_medium
 from glassgpt.multimodal.naming import (
     Answer,
@@ -61,8 +62,8 @@ def evaluate_rows(
 
     Raises:
         UsageError: a number is negative, or the file cannot be written.
-        GenerationError: the model knows text alone, or a medium cannot be read.
-        DataError: a row has no medium or no text.
+        GenerationError: the model knows text alone.
+        DataError: a row has no medium or no text, does not fit into the context, or has a medium that cannot be read.
     """
     for option, number in (("--top", top), ("--limit", limit), ("--samples", samples)):
         require_count(number, option)
@@ -70,6 +71,7 @@ def evaluate_rows(
         check_output_path("--json-file", json_file, force=force)
     require_encoders(loaded.model)
     questions = read_questions(as_path(rows, "rows"), limit)
+    _check_rows(loaded, questions)
     answers: list[Answer] = []
     rankers = _rankers(loaded, questions) if top else {}
     options = GenerationOptions(temperature=0.0, max_tokens=_longest(loaded, questions) + TOKENS_BEYOND)
@@ -126,11 +128,7 @@ def _ask(
     rankers: Mapping[str, NameRanker],
     top: int,
 ) -> list[Answer]:
-    config = require_encoders(loaded.model).multimodal
-    prompts = [
-        MediaPrompt(each.prompt, tuple(read_medium(one.path or one.raw, one.modality, config) for one in each.media))
-        for each in questions
-    ]
+    prompts = [MediaPrompt(each.prompt, _decoded(loaded, each), has_marks=False) for each in questions]
     texts = loaded.generate_many(prompts, temperature=options.temperature, max_tokens=options.max_tokens)
     best: list[tuple[Named, ...]] = [()] * len(questions)
     if top:
@@ -140,8 +138,58 @@ def _ask(
             )
             for at, (question, ids) in enumerate(zip(questions, encoded, strict=True)):
                 assert not isinstance(ids, str | None)  # prompts with media are ids
-                best[at] = tuple(rankers[question.prompt].best(ids, top))
+                try:
+                    best[at] = tuple(rankers[question.prompt].best(ids, top))
+                except GenerationError as error:
+                    raise DataError(f"{question.origin}: {error}") from error
     return [Answer(*each) for each in zip(questions, texts, best, strict=True)]
+
+
+def _check_rows(loaded: LoadedModel, questions: Sequence[Question]) -> None:
+    """Check before anything runs what can be told without decoding.
+
+    Raises:
+        DataError: a row names a file that does not exist, or is too long whatever its sounds are.
+    """
+    known, context = require_encoders(loaded.model).multimodal, loaded.model.config.context_length
+    for question in questions:
+        for one in question.media:
+            if one.modality not in known.names:
+                raise DataError(f"{question.origin}: the model was not trained on {one.modality}; leave the row out")
+            if one.path is not None and not one.path.is_file():
+                raise DataError(f"{question.origin}: {one.path} does not exist, or is not a file")
+        positions = [known.geometry.image_positions if one.modality == "image" else 1 for one in question.media]
+        _require_fit(loaded, question, positions, context)
+
+
+def _decoded(loaded: LoadedModel, question: Question) -> tuple[MediaItem, ...]:
+    """Return the media of a row.
+
+    Raises:
+        DataError: one cannot be read, or they do not fit into the context.
+    """
+    config, context = require_encoders(loaded.model).multimodal, loaded.model.config.context_length
+    try:
+        items = tuple(read_medium(one.path or one.raw, one.modality, config) for one in question.media)
+    except GenerationError as error:
+        raise DataError(f"{question.origin}: {error}") from error
+    _require_fit(loaded, question, [config.geometry.positions(item) for item in items], context)
+    return items
+
+
+def _require_fit(loaded: LoadedModel, question: Question, positions: Sequence[int], context: int) -> None:
+    """Check that media of so many positions, the prompt and the answer fit into the context.
+
+    Raises:
+        DataError: they do not.
+    """
+    texts = (question.prompt, question.answer)
+    total = 1 + sum(1 + count for count in positions) + sum(len(loaded.tokenizer.encode(text)) for text in texts)
+    if total > context:
+        raise DataError(
+            f"{question.origin}: the row takes {total:,} positions with its text, more than the model's context of {context:,}; "
+            "shorten it, or leave it out"
+        )
 
 
 def _rankers(loaded: LoadedModel, questions: Sequence[Question]) -> dict[str, NameRanker]:

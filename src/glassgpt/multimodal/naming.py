@@ -154,10 +154,13 @@ def read_questions(path: Path, limit: int = 0) -> list[Question]:
 
 
 def _question(row: Mapping[str, Any], path: Path, origin: str) -> Question:
-    document = parse_document(row, path.parent, origin)
-    if not document.media or not isinstance(row.get("text"), str):
+    given = without_nulls(row)
+    has_text = isinstance(given.get("text"), str) and bool(given["text"].strip())
+    is_plain = not {"content", "messages"} & given.keys()
+    document = None if is_plain and not has_text else parse_document(row, path.parent, origin)
+    if document is None or not document.media or not has_text:
         raise DataError(f"{origin}: to be asked about, a row needs image or audio, and text")
-    labels = {key: str(value) for key, value in without_nulls(row).items() if key not in KEYS}
+    labels = {key: str(value) for key, value in given.items() if key not in KEYS}
     return Question(tuple(document.media), _prompt(document), row["text"], labels, origin)
 
 

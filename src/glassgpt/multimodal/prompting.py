@@ -33,10 +33,12 @@ class MediaPrompt:
         text: the text. Where it spells the begin token of a modality (`<|image|>`, `<|audio|>`), the next medium of that
             modality belongs; otherwise all of them come first.
         media: pictures and sounds, in order.
+        has_marks: whether begin tokens that the text spells mark places; else they are text, as in documents for training.
     """
 
     text: str
     media: tuple[MediaItem, ...]
+    has_marks: bool = True
 
 
 def with_vector_table(model: LanguageModel, original: MultimodalModel, tokenizer: Tokenizer) -> LanguageModel:
@@ -114,6 +116,8 @@ class PromptEncoder:
     def _parts(self, prompt: MediaPrompt) -> list[str | MediaItem]:
         """Return texts and media in their order."""
         text = prompt.text
+        if not prompt.has_marks:
+            return [*prompt.media, *([text] if text else [])]
         marks: list[tuple[int, Modality]] = []
         for modality in MODALITIES:
             mark = BEGIN_TOKENS[modality]
