@@ -219,14 +219,16 @@ def test_a_variant_that_fails_does_not_cost_the_others(monkeypatch, tmp_path):
 
 def test_rows_with_pictures_are_rows_of_the_package(monkeypatch):
     load_script("gpu_multimodal", monkeypatch)
-    from glassgpt.multimodal.batches import EncodedTokens
+    from glassgpt.multimodal.batches import EncodedTokens, Payloads
     from glassgpt.multimodal.config import MultimodalConfig
     from glassgpt.multimodal.media import Geometry
     from gpu_parts import media
 
     geometry = Geometry(**media.GEOMETRY)
     rows = media.captioned_pictures(geometry, 257, 500, 4, 3)
-    inputs, targets = EncodedTokens(rows, MultimodalConfig().fitted(("image",), geometry)).reader.read(np.array([257]))
+    inputs, targets = EncodedTokens(rows, Payloads(MultimodalConfig().fitted(("image",), geometry))).reader.read(
+        np.array([257])
+    )
     assert inputs.shape == (1, 256, 1 + 6)
     is_picture = inputs[0, :, 0] < 0
     assert is_picture.sum() == 64 * len(rows.media(257)) > 0

@@ -19,7 +19,7 @@ from glassgpt.model.attention import attend, attend_readable
 from glassgpt.model.build import build_model
 from glassgpt.model.flex_attention import FlexAttention
 from glassgpt.model.packed import PackedLimits, PackedRows
-from glassgpt.multimodal.batches import EncodedTokens
+from glassgpt.multimodal.batches import EncodedTokens, Payloads
 from glassgpt.multimodal.config import MultimodalConfig
 from glassgpt.multimodal.dataset import MEDIA, PLACE, STARTS, SUPERVISED, MultimodalTokens
 from glassgpt.multimodal.media import Geometry, MediaItem
@@ -206,7 +206,7 @@ def build(name: str, context: int, small: bool) -> Training:
         model = with_encoders(model, media)
         counts = (8, 40) if small else (640, N_PICTURES)
         rows = captioned_pictures(geometry, length + 1, config.model.vocab_size, *counts)
-        tokens, share = EncodedTokens(rows, media), rows.supervised_share
+        tokens, share = EncodedTokens(rows, Payloads(media)), rows.supervised_share
     hardware = resolve_hardware(config.train)
     with _without_flex() if "dense" in name else nullcontext():
         step = TrainStep(model, tokens, trainer_config(config), hardware, DistributedContext())

@@ -22,8 +22,9 @@ from glassgpt.diagnosis.audit.record import MicroBatch
 from glassgpt.errors import CheckpointError, ConfigError, DataError, UsageError
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
+from glassgpt.multimodal import batches
 from glassgpt.multimodal.audio import encode_audio_readable
-from glassgpt.multimodal.batches import EncodedDataset, Payloads, assemble
+from glassgpt.multimodal.batches import EncodedDataset, Payloads, assemble, payload_of
 from glassgpt.multimodal.config import MultimodalConfig
 from glassgpt.multimodal.dataset import SUPERVISED, MultimodalDataset
 from glassgpt.multimodal.image import encode_image_readable
@@ -170,11 +171,36 @@ def configured_media(data):
 def test_kept_payloads_are_bounded():
     payloads = Payloads(MultimodalConfig(mels=16).fitted(("audio",), GEOMETRY), kept_bytes=2000)
     first = payloads.of(sound(0), 0)
-    assert payloads.of(sound(0), 0) is first
     for number in range(1, 9):
         payloads.of(sound(number), number)
-    assert payloads.of(sound(0), 0) is not first
-    assert np.array_equal(payloads.of(sound(0), 0), first)
+    assert payloads.of(sound(0), 0) is first  # what is kept stays
+    last = payloads.of(sound(8), 8)
+    assert payloads.of(sound(8), 8) is not last
+    assert np.array_equal(payloads.of(sound(8), 8), last)
+    assert sum(payloads.of(sound(number), number) is payloads.of(sound(number), number) for number in range(9)) == (
+        2000 // first.nbytes
+    )
+
+
+def test_splits_and_processes_share_the_memory_that_is_kept(named_data, monkeypatch):
+    monkeypatch.setattr(batches, "free_memory", lambda device: 64 << 30)
+    assert batches.kept_bytes_of_a_process() == 4 << 30
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert batches.kept_bytes_of_a_process() == 4 << 27
+    monkeypatch.setattr(batches, "free_memory", lambda device: None)
+    assert batches.kept_bytes_of_a_process() == 1 << 27
+    dataset = EncodedDataset(MultimodalDataset.open(named_data), configured_media(named_data))
+    made = []
+    for name in ("train", "validation", "train"):
+        tokens = dataset.split(name)
+        tokens.reader.read(np.arange(0, len(tokens), tokens.row_length))
+        made.append(tokens.reader._payloads)
+    assert made[0] is made[1] is made[2]
+    numbers = {number for name in ("train", "validation") for number in dataset._dataset.media_of(name)}
+    sounds = {number for number in numbers if dataset.store.read(number).modality == "audio"}
+    assert made[0]._kept.keys() == sounds
+    for number in sounds:
+        assert np.array_equal(made[0]._kept[number], payload_of(dataset.store.read(number), made[0].config))
 
 
 def test_several_threads_read_the_same_payloads():

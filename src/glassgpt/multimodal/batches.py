@@ -7,7 +7,8 @@ there: the bytes of the patch or of the frames, eight to a number, and zeros bes
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import os
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -42,12 +43,24 @@ from glassgpt.training.trainable import TrainableModel
 from glassgpt.training.validation import Validator, build_validator
 
 LEAST_KEPT, MOST_KEPT, KEPT_SHARE = 1 << 30, 8 << 30, 1 / 16
-"""Bytes of payloads that are kept for the next epoch, and their share of the free memory: a spectrogram takes 25 times as long
-to compute as to copy. A gigabyte holds 23 hours of sound."""
+"""Bytes of payloads that the processes of a machine keep for the next epoch together, and their share of the free memory: a
+spectrogram takes 25 times as long to compute as to copy. A gigabyte holds 23 hours of sound."""
+PROCESSES_VARIABLE = "LOCAL_WORLD_SIZE"
+"""Environment variable in which torchrun gives the number of its processes on this machine."""
+
+
+def kept_bytes_of_a_process() -> int:
+    """Return the bytes of payloads that this process may keep, one of those that torchrun started on this machine."""
+    share = int((free_memory(torch.device("cpu")) or 0) * KEPT_SHARE)
+    processes = os.environ.get(PROCESSES_VARIABLE, "")
+    return min(MOST_KEPT, max(LEAST_KEPT, share)) // max(1, int(processes) if processes.isdecimal() else 1)
 
 
 class Payloads:
-    """Bytes of media at their positions.
+    """Bytes of media at their positions; safe in several threads.
+
+    What is kept stays: epochs read every medium once, in orders that have nothing to do with each other, so that making space for
+    the newest would throw away most of what the next epoch needs.
 
     Args:
         config: the settings.
@@ -56,18 +69,18 @@ class Payloads:
 
     def __init__(self, config: MultimodalConfig, kept_bytes: int | None = None) -> None:
         self.config = config
-        share = int((free_memory(torch.device("cpu")) or 0) * KEPT_SHARE)
-        self._kept_bytes = min(MOST_KEPT, max(LEAST_KEPT, share)) if kept_bytes is None else kept_bytes
-        self._used = 0
+        self._free = kept_bytes_of_a_process() if kept_bytes is None else kept_bytes
+        self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
-        self._kept: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
+        self._kept: dict[int, NDArray[np.uint8]] = {}
 
     def of_many(self, media: Sequence[tuple[MediaItem, int]]) -> list[NDArray[np.uint8]]:
         """Return the bytes of several media; those of sounds that are not kept are computed by several threads."""
         missing = {number: item for item, number in media if item.modality != "image" and number not in self._kept}
         if len(missing) < 2:
             return [self.of(item, number) for item, number in media]
-        self._pool = self._pool or ThreadPoolExecutor(worker_threads())
+        with self._lock:
+            self._pool = self._pool or ThreadPoolExecutor(worker_threads())
         computed = dict(
             zip(missing, self._pool.map(partial(payload_of, config=self.config), missing.values()), strict=True)
         )
@@ -91,10 +104,10 @@ class Payloads:
         return payload
 
     def _keep(self, number: int, payload: NDArray[np.uint8]) -> None:
-        self._kept[number] = payload
-        self._used += payload.nbytes
-        while self._used > self._kept_bytes:
-            self._used -= self._kept.popitem(last=False)[1].nbytes
+        with self._lock:
+            if number not in self._kept and payload.nbytes <= self._free:
+                self._kept[number] = payload
+                self._free -= payload.nbytes
 
 
 def payload_of(item: MediaItem, config: MultimodalConfig) -> NDArray[np.uint8]:
@@ -141,12 +154,12 @@ class RowReader:
 
     Args:
         tokens: the rows.
-        config: the settings.
+        payloads: of the dataset's media.
     """
 
-    def __init__(self, tokens: MultimodalTokens, config: MultimodalConfig) -> None:
-        self._tokens, self._words = tokens, payload_words(config)
-        self._payloads = Payloads(config)
+    def __init__(self, tokens: MultimodalTokens, payloads: Payloads) -> None:
+        self._tokens, self._words = tokens, payload_words(payloads.config)
+        self._payloads = payloads
 
     def read(self, starts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return the inputs (B, T, 1 + W) and targets (B, T) of the rows that begin there; see `row_targets`."""
@@ -167,19 +180,19 @@ class RowReader:
 
 
 class EncodedTokens(TokenView):
-    """The rows of one split, with the settings by which media become bytes.
+    """The rows of one split, with what makes bytes of media.
 
     Args:
         rows: the rows.
-        config: the settings.
+        payloads: of the dataset's media.
         special_ids: ids of the special tokens, which no sound says.
     """
 
-    def __init__(self, rows: MultimodalTokens, config: MultimodalConfig, special_ids: Collection[int] = ()) -> None:
+    def __init__(self, rows: MultimodalTokens, payloads: Payloads, special_ids: Collection[int] = ()) -> None:
         super().__init__(rows)
         self.special_ids = special_ids
         self.row_length, self.supervised_share = rows.row_length, rows.supervised_share
-        self.reader = RowReader(rows, config)
+        self.reader = RowReader(rows, payloads)
         self._rows = rows
 
     def learned(self) -> NDArray[np.int64]:
@@ -202,13 +215,14 @@ class EncodedDataset(TokenDataset):
 
     def __init__(self, dataset: MultimodalDataset, config: MultimodalConfig) -> None:
         super().__init__(dataset.folder, dataset.info, dataset.headers)
-        self._dataset, self._config, self.multimodal = dataset, config, dataset.multimodal
+        self._dataset, self.multimodal = dataset, dataset.multimodal
+        self._payloads = Payloads(config)  # of all splits, whose media have numbers of the same store
         self.store = dataset.store
 
     def split(self, name: Split) -> EncodedTokens:
         """Return the rows of one split."""
         special_ids = self._dataset.tokenizer.special_tokens.values()
-        return EncodedTokens(self._dataset.split(name), self._config, tuple(special_ids))
+        return EncodedTokens(self._dataset.split(name), self._payloads, tuple(special_ids))
 
     def verify(self) -> None:
         """See `MultimodalDataset.verify`."""
