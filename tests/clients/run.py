@@ -12,9 +12,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from seeing_run import seeing_run
 
 import glassgpt
 from glassgpt.data.grammar import grammar_text
@@ -139,37 +141,52 @@ def check_llm(clients, address, folder):
     ask("And?", "-c")  # continues the conversation
 
 
+@contextmanager
+def served(*models):
+    """Serve runs, each as NAME=RUN, and yield the address."""
+    command = glassgpt_command("serve", *models, "--port", 0)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            address = server.stderr.readline().split(" at ")[1].split("/v1")[0]
+            threading.Thread(target=server.stderr.read, daemon=True).start()  # a full pipe would stop the server
+            yield address
+        finally:
+            server.terminate()
+
+
+def check_media(clients, folder):
+    run, asked = seeing_run(folder / "seeing", glassgpt_command)
+    with served(f"seeing={run}") as address:
+        subprocess.run([clients / "python", HERE / "openai_media.py", address, asked], check=True)
+    print("openai_media.py: passed", flush=True)
+
+
 def main(clients, litellm, seconds):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        check_media(clients, folder)
         run = trained_run(folder)
-        command = glassgpt_command("serve", f"tiny={run}", "--port", 0)
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-            try:
-                address = server.stderr.readline().split(" at ")[1].split("/v1")[0]
-                threading.Thread(target=server.stderr.read, daemon=True).start()  # a full pipe would stop the server
-                scripts = ((clients, "openai_shapes.py"), (clients, "langchain_chat.py"), (litellm, "litellm_chat.py"))
-                for environment, script in scripts:
-                    subprocess.run([environment / "python", HERE / script, address], check=True)
-                    print(f"{script}: passed", flush=True)
-                check_llm(clients, address, folder)
-                print("llm: passed", flush=True)
-                subprocess.run(
-                    [clients / "llm-comply", "--base-url", f"{address}/v1", "--api-key", "none", "--model", "tiny",
-                     "--format", "openai-chat", "--filter", ",".join(COMPLY_TESTS), "--ignore", "expected 'stop'"],
-                    check=True,
-                )  # fmt: skip
-                print("llm-comply: passed", flush=True)
-                check_lm_eval(clients, address, folder, run)
-                print("lm-eval: passed, log-likelihoods equal to the model's", flush=True)
-                # What a schema cannot say (a valid regex, min_tokens below max_tokens) may be refused.
-                subprocess.run(
-                    [clients / "schemathesis", "run", f"{address}/openapi.json", "--max-time", str(seconds),
-                     "--exclude-checks", "positive_data_acceptance"],
-                    check=True, cwd=folder,
-                )  # fmt: skip
-            finally:
-                server.terminate()
+        with served(f"tiny={run}") as address:
+            scripts = ((clients, "openai_shapes.py"), (clients, "langchain_chat.py"), (litellm, "litellm_chat.py"))
+            for environment, script in scripts:
+                subprocess.run([environment / "python", HERE / script, address], check=True)
+                print(f"{script}: passed", flush=True)
+            check_llm(clients, address, folder)
+            print("llm: passed", flush=True)
+            subprocess.run(
+                [clients / "llm-comply", "--base-url", f"{address}/v1", "--api-key", "none", "--model", "tiny",
+                 "--format", "openai-chat", "--filter", ",".join(COMPLY_TESTS), "--ignore", "expected 'stop'"],
+                check=True,
+            )  # fmt: skip
+            print("llm-comply: passed", flush=True)
+            check_lm_eval(clients, address, folder, run)
+            print("lm-eval: passed, log-likelihoods equal to the model's", flush=True)
+            # What a schema cannot say (a valid regex, min_tokens below max_tokens) may be refused.
+            subprocess.run(
+                [clients / "schemathesis", "run", f"{address}/openapi.json", "--max-time", str(seconds),
+                 "--exclude-checks", "positive_data_acceptance"],
+                check=True, cwd=folder,
+            )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -178,7 +178,7 @@ def _decoded(loaded: LoadedModel, question: Question) -> tuple[MediaItem, ...]:
 
 
 def _require_fit(loaded: LoadedModel, question: Question, positions: Sequence[int], context: int) -> None:
-    """Check that media of so many positions, the prompt and the answer fit into the context.
+    """Check that media of these positions, the prompt and the answer fit into the context.
 
     Raises:
         DataError: they do not.
