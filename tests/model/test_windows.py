@@ -1,7 +1,11 @@
 """Sliding windows: which blocks have one, what they see, and that every implementation agrees."""
 
+import inspect
+from dataclasses import replace
+
 import pytest
 import torch
+from torch._inductor.kernel.flex import flex_attention as lowering
 from torch.nn.attention.flex_attention import create_block_mask
 
 from glassgpt.interchange.traced_model import TracedCache
@@ -11,7 +15,7 @@ from glassgpt.model.config import ModelConfig
 from glassgpt.model.flex_attention import FlexAttention, window_blocks
 from glassgpt.model.packed import PackedRows
 from glassgpt.training.attention_modules import set_attention
-from glassgpt.training.hardware import Hardware
+from glassgpt.training.hardware import MIN_FLEX_HEAD_WIDTH, Hardware
 from small_models import shaken
 
 MODERN = ModelConfig(
@@ -112,15 +116,50 @@ def test_windowed_attention_leaves_the_rest_to_another(case):
     assert len(calls) == 1
 
 
+WIDE = replace(MODERN, n_embd=64)
+"""Heads of 16 channels, the narrowest that the kernel multiplies."""
+DROPPING = ModelConfig(n_embd=64, n_head=2, window=5, dropout=0.1)
+
+
 def test_a_gpu_trains_windows_with_flex_attention():
     gpu, cpu = (Hardware(torch.device(name), "bf16", compile=True) for name in ("cuda", "cpu"))
-    assert isinstance(gpu.attention(MODERN), FlexAttention)
-    assert cpu.attention(MODERN) is attend
+    assert isinstance(gpu.attention(WIDE), FlexAttention)
+    assert cpu.attention(WIDE) is attend
     assert gpu.attention(ModelConfig(arch="modern", bias=False)) is attend
-    model = build_model(MODERN)
-    set_attention(model, gpu.attention(MODERN))
+    model = build_model(WIDE)
+    set_attention(model, gpu.attention(WIDE))
     tokens = torch.arange(33)[None]
     assert torch.equal(model(tokens), build_with_weights_of(model)(tokens))  # a CPU leaves it to `attend`
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        (MODERN, "heads have 6 channels, fewer than 16"),
+        (replace(WIDE, n_head=8), "heads have 8 channels, fewer than 16"),
+        (DROPPING, "model.dropout drops attention weights"),
+        (replace(WIDE, dropout=0.1), ""),  # which drops no attention weights
+        (WIDE, ""),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_windows_take_the_reference_where_flex_attention_refuses(config, why, packed, monkeypatch):
+    gpu = Hardware(torch.device("cuda"), "bf16", compile=True)
+    assert (gpu.attention(config, packed=packed) is attend) == bool(why)
+    monkeypatch.setattr(Hardware, "attention_kernel", lambda hardware, model: "cudnn")
+    described = f"cudnn, not FlexAttention ({why})" if why else "cudnn"
+    assert gpu.describe_attention(config, packed=packed) == described
+    not_compiled = replace(gpu, compile=False)
+    assert not_compiled.describe_attention(config, packed=packed) == "cudnn"
+    full = replace(config, window=0)
+    assert gpu.describe_attention(full, packed=False) == "cudnn"
+    assert gpu.describe_attention(full, packed=True) == described
+
+
+def test_the_rule_is_that_of_the_compiler():
+    """PyTorch compiles the kernel for a GPU only; its source says which heads it refuses."""
+    source = inspect.getsource(lowering)
+    assert f"query.get_size()[-1], {MIN_FLEX_HEAD_WIDTH})" in source
 
 
 def build_with_weights_of(model):

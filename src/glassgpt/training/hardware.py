@@ -54,6 +54,19 @@ ATTENTION_ORDER = (
 """Fastest first: on Hopper that is cuDNN's kernel, which PyTorch does not choose by itself everywhere."""
 
 
+MIN_FLEX_HEAD_WIDTH = 16
+"""Triton multiplies no narrower blocks, so that FlexAttention's kernel refuses narrower heads."""
+
+
+def flex_exclusion(model: ModelConfig) -> str:
+    """Return why FlexAttention cannot compute the attention of a model in training, or an empty string if it can."""
+    if model.head_width < MIN_FLEX_HEAD_WIDTH:
+        return f"heads have {model.head_width} channels, fewer than {MIN_FLEX_HEAD_WIDTH}"
+    if model.arch == "gpt2" and model.dropout:  # the others drop no attention weights
+        return "model.dropout drops attention weights"
+    return ""
+
+
 @dataclass(frozen=True)
 class Hardware:
     """The device and precision that the configuration resolves to on this machine.
@@ -95,13 +108,22 @@ class Hardware:
         """
         cudnn = self.deterministic and has_cudnn_attention(self.device, model.head_width)
         function: AttentionFunction = attend_deterministic if cudnn else attend
-        # FlexAttention drops no attention weights, as GPT-2 alone does, and takes no narrower heads.
-        packed = packed and model.head_width >= 16 and not (model.arch == "gpt2" and model.dropout)
-        if not (model.window or packed) or not self.compile or self.device.type != "cuda":
+        if not self._has_blocks_to_leave_out(model, packed=packed) or flex_exclusion(model):
             return function
         from glassgpt.model.flex_attention import FlexAttention  # takes a second to import
 
         return FlexAttention(function)
+
+    def _has_blocks_to_leave_out(self, model: ModelConfig, *, packed: bool) -> bool:
+        """Return whether there are blocks of keys that no query sees, and a compiler for a kernel that leaves them out."""
+        return bool(model.window or packed) and self.compile and self.device.type == "cuda"
+
+    def describe_attention(self, model: ModelConfig, *, packed: bool = False) -> str:
+        """Return `attention_kernel`, and why windows or packed rows have no kernel that leaves out blocks, if they have none."""
+        kernel, why = self.attention_kernel(model), flex_exclusion(model)
+        if not why or not self._has_blocks_to_leave_out(model, packed=packed):
+            return kernel
+        return f"{kernel}, not FlexAttention ({why})"
 
     def attention_kernel(self, model: ModelConfig) -> str:
         """Return the kernel that attention over the full context uses: `cudnn`, `flash`, `efficient`, `math`, …

@@ -57,7 +57,8 @@ def _mixing(trainer: Trainer, given: ModelConfig) -> tuple[str, str]:
     own = {"architecture": given.custom, "blocks": given.block, "attention": given.attend}
     kind = "linear attention" if given.arch == "gated_deltanet" else "attention"
     found = ((part, name) for part, name in own.items() if name)
-    return next(found, None) or (kind, trainer.hardware.attention_kernel(trainer.model.config))
+    packed = trainer.train_step.has_packed_rows
+    return next(found, None) or (kind, trainer.hardware.describe_attention(trainer.model.config, packed=packed))
 
 
 class ProgressDisplay(Observer):

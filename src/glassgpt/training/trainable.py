@@ -40,6 +40,7 @@ class TrainableModel:
         model: the model.
         loss: the model as training calls it: wrapped, compiled, sharded.
         optimizers: one or two (Muon for matrices, AdamW for the rest).
+        has_packed_rows: whether several documents share a row; see `PackedRows`.
         scaler: gradient scaler, enabled for fp16 only.
         average: exponential average of the weights, or None.
         batches: the training text as batches, with the position in it.
@@ -65,7 +66,8 @@ class TrainableModel:
         self.model = model.to(hardware.device)
         self._set_attention(packed=False)
         loss = build_loss(tokens, self.model, config)
-        self._set_attention(packed=isinstance(loss, ConversationLoss))
+        self.has_packed_rows = isinstance(loss, ConversationLoss)
+        self._set_attention(packed=self.has_packed_rows)
         self.loss = ParallelLoss(loss, train, hardware, dist)
         self.optimizers = build_optimizers(self.model, config.optimizer, dist, compiled=hardware.compile)
         self.scaler = hardware.scaler()

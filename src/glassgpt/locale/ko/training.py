@@ -98,6 +98,9 @@ MESSAGES = {
     "a step was queued just now": "방금 스텝을 대기열에 넣었습니다",
     # progress and results
     ", {} processes": ", 프로세스 {0}개",
+    "{}, not FlexAttention ({})": "{0} (FlexAttention은 쓰지 않음: {1:t})",
+    "heads have {} channels, fewer than {}": "헤드의 채널이 {0}개로 {1}개보다 적음",
+    "model.dropout drops attention weights": "model.dropout이 어텐션 가중치를 빠뜨림",
     "{} with {} on {}, {} by {}{}; {} of text, {} steps of {} tokens": "{0}, {1:t}, {2:t}, {3:t} {4:t}{5:t}. 데이터 {6:t}, {8}토큰씩 {7}스텝",
     "attention": "어텐션",
     "linear attention": "선형 어텐션",
