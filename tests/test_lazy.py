@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from glassgpt import lazy
-from glassgpt.lazy import import_for_good, lazy_attribute, without_collecting
+from glassgpt.lazy import caller_has_frozen, import_for_good, lazy_attribute, without_collecting
 
 
 def test_an_attribute_comes_from_its_module():
@@ -27,7 +27,9 @@ def test_garbage_is_not_collected_within_the_block_only(was_enabled):
         (gc.enable if before else gc.disable)()
 
 
-@pytest.mark.parametrize(("frozen", "expected"), [(0, ["freeze", "unfreeze"]), (1, [])])
+@pytest.mark.parametrize(
+    ("frozen", "expected"), [(0, ["freeze", "unfreeze"]), (375, ["freeze", "unfreeze"]), (20_000, [])]
+)
 def test_what_was_imported_counts_as_old_unless_the_caller_has_frozen_objects(frozen, expected, monkeypatch):
     called = []
     monkeypatch.setattr(lazy.gc, "get_freeze_count", lambda: frozen)
@@ -40,10 +42,16 @@ def test_what_was_imported_counts_as_old_unless_the_caller_has_frozen_objects(fr
 
 def test_objects_are_frozen_when_a_module_is_new(monkeypatch):
     frozen = []
+    monkeypatch.setattr(lazy, "_frozen_for_good", 0)  # restored afterwards
+    monkeypatch.setattr(lazy.gc, "get_freeze_count", lambda: 50_000)
     monkeypatch.setattr(lazy.gc, "freeze", lambda: frozen.append(gc.isenabled()))
     import_for_good("glassgpt.errors")
     assert frozen == []
     monkeypatch.delitem(sys.modules, "this", raising=False)
     monkeypatch.setattr(lazy, "import_module", lambda name: sys.modules.setdefault(name, sys))
+    assert caller_has_frozen()
     import_for_good("this")
     assert frozen == [gc.isenabled()]
+    assert not caller_has_frozen()  # the command itself has
+    monkeypatch.setattr(lazy.gc, "get_freeze_count", lambda: 51_000)
+    assert caller_has_frozen()

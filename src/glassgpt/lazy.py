@@ -27,6 +27,12 @@ def lazy_attribute(package: str, modules: Mapping[str, str], name: str, hint: st
     return getattr(import_module(modules[name]), name)
 
 
+MOST_FROZEN_BY_PYTHON = 1000
+"""Python 3.12 exempts 375 objects when it starts, other versions none; a program has thousands."""
+_frozen_for_good = 0
+"""Number of objects that were exempt when a command had imported what it needs; some of them may be gone."""
+
+
 @contextmanager
 def without_collecting() -> Generator[None]:
     """Run a block of imports without looking for garbage, of which they leave none.
@@ -38,7 +44,7 @@ def without_collecting() -> Generator[None]:
     try:
         yield
     finally:
-        if gc.get_freeze_count() == 0:
+        if not caller_has_frozen():
             gc.freeze()
             gc.unfreeze()  # into the oldest generation: the next collection would search it, as it is new
         if was_enabled:
@@ -51,8 +57,19 @@ def import_for_good(module: str) -> None:
     They would be searched again when the process ends. For commands, not for libraries: what a caller has created is
     exempt, too.
     """
+    global _frozen_for_good
     if module in sys.modules:
         return
     with without_collecting():
         import_module(module)
     gc.freeze()
+    _frozen_for_good = gc.get_freeze_count()
+
+
+def caller_has_frozen() -> bool:
+    """Return whether the program that uses this package has exempted objects from garbage collection.
+
+    Python can only include all of them again, so that what it has exempted stays so. What Python itself and a command of
+    ours exempt does not count.
+    """
+    return gc.get_freeze_count() > max(MOST_FROZEN_BY_PYTHON, _frozen_for_good)

@@ -3,6 +3,10 @@
 import gc
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,6 +41,36 @@ class Scripted(Policy):
 
 def scripted(dataset, path, policy, **options):
     return trainer_for(dataset, path, lambda trainer: policy, **options)
+
+
+@pytest.mark.parametrize("by_python", [0, 375])
+def test_objects_that_python_froze_when_it_started_change_nothing(by_python, monkeypatch):
+    """Python 3.12 does. Then nothing was frozen after the first step, and every hundredth step was slow."""
+    calls = []
+    monkeypatch.setattr(gc, "get_freeze_count", lambda: by_python)
+    for name in ("freeze", "unfreeze", "collect"):
+        monkeypatch.setattr(gc, name, lambda name=name: calls.append(name))
+    with manual_garbage_collection() as after_step:
+        after_step()
+        after_step()
+    assert calls == ["collect", "freeze", "collect", "freeze", "unfreeze"]
+
+
+@pytest.mark.slow  # it is timed; the test above is about the reason
+def test_collections_are_quick_after_the_first():
+    """In a separate process, with as many objects as compiling a model leaves."""
+    program = (
+        "import time\nfrom glassgpt.training.garbage import manual_garbage_collection as manual\n"
+        "with manual() as after_step:\n"
+        "    kept = [[n] for n in range(1_000_000)]\n"
+        "    times = []\n"
+        "    for _ in range(201):\n"
+        "        begin = time.perf_counter(); after_step(); times.append(time.perf_counter() - begin)\n"
+        "print(times[0] / max(times[100], times[200]))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(garbage.__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert float(done.stdout) > 5
 
 
 @pytest.mark.parametrize("frozen_by_caller", [False, True])

@@ -6,6 +6,8 @@ import gc
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
+from glassgpt.lazy import caller_has_frozen
+
 COLLECT_EVERY_STEPS = 100
 """Steps between two collections, of which the first follows the first step."""
 
@@ -18,7 +20,7 @@ def manual_garbage_collection() -> Generator[Callable[[], None]]:
     thousands of objects, and looking through them takes a third of a second each time. What a caller has frozen stays so;
     then nothing more is frozen, as Python can only unfreeze everything.
     """
-    was_enabled, has_frozen = gc.isenabled(), gc.get_freeze_count() > 0
+    was_enabled, has_frozen = gc.isenabled(), caller_has_frozen()
     steps = 0
 
     def after_step() -> None:
