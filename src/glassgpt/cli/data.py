@@ -12,9 +12,13 @@ from cyclopts import Parameter
 from glassgpt import console
 from glassgpt.cli.media import MediaArguments, is_drawing, prepare_media, require_defaults, require_no_media
 from glassgpt.cli.shared import Flag, Integer, Texts, reject_unknown_options, run_name
+from glassgpt.data.tokenizers.fast import begin_to_load_gpt2
 from glassgpt.errors import UsageError
 from glassgpt.lazy import import_for_good
 from glassgpt.openmp import without_blas_threads
+
+EARLY_BYTES = 64_000_000
+"""Size of a file up to which the vocabulary is loaded while the rest of `prepare` is imported; see `writing.is_small`."""
 
 
 def prepare(
@@ -136,6 +140,8 @@ def prepare(
         return
     require_no_media(media)
     without_blas_threads()
+    if tokenizer == "gpt2" and all(map(_is_small_file, sources)):
+        begin_to_load_gpt2()
     import_for_good("glassgpt.data.show")
     from glassgpt.data.prepare_options import PrepareOptions
     from glassgpt.data.show import prepare_and_show
@@ -168,6 +174,12 @@ def prepare(
     )
     prepare_and_show(options)
     console.info(f"wrote the dataset {out}; train on it with: glassgpt train PRESET --data {shlex.quote(str(out))}")
+
+
+def _is_small_file(source: str) -> bool:
+    """Return whether a source is a file that this process will encode, rather than its worker processes."""
+    path = Path(source)
+    return path.is_file() and path.stat().st_size <= EARLY_BYTES
 
 
 def tokenize(
