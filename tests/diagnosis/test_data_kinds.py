@@ -1,5 +1,6 @@
 """The checks of data and models on conversations, preferences, source code and media: each with its own batches and loss."""
 
+import hashlib
 import itertools
 import json
 import math
@@ -17,6 +18,7 @@ from glassgpt.adaptation.conversations import prepare_source, read_source
 from glassgpt.adaptation.replay import open_training_data
 from glassgpt.api.preference_data import open_data
 from glassgpt.api.runs import save_as_run
+from glassgpt.api.sweep_checks import SweepOptions, new_setup
 from glassgpt.compression.calibration import calibration_windows
 from glassgpt.config import load_config, resolve_config, to_toml
 from glassgpt.data import PrepareOptions, load_tokenizer, prepare
@@ -29,6 +31,7 @@ from glassgpt.diagnosis.checks.first_batch import MIN_LEARNED, cut, first_batch
 from glassgpt.errors import WrongDataError
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
+from glassgpt.sweep.space import Range
 
 SHAPE = ModelConfig(n_layer=2, n_head=2, n_embd=32, vocab_size=257, context_length=48, init_std=0.08)
 SMALL = {
@@ -331,3 +334,18 @@ def test_evaluating_a_run_tuned_on_preferences_names_the_reason(base, preference
     (tuned / "config.toml").write_text(to_toml(replace(config, model=SHAPE)))
     code, _, err = run_main("evaluate", tuned)
     assert (code, "was tuned on preferences and names no dataset" in err) == (2, True)
+
+
+def test_a_sweep_over_preferences_knows_their_file(preferences, pairs_file, tmp_path):
+    """It is no dataset, but another one must not continue the same sweep."""
+    config = load_config("nano", {**SMALL, "train.eval_every_steps": 10, **{k: str(v) for k, v in preferences.items()}})
+    options = SweepOptions(sampler="random", trials=1)
+    setup = new_setup(config, tmp_path / "sweep", (Range("train.learning_rate", 1e-3, 1e-2, log=True),), options)
+    assert setup.data == hashlib.sha256(pairs_file.read_bytes()).hexdigest()
+
+
+def test_the_current_folder_is_no_dataset(base, run_main, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run_main("evaluate", base, "--data", ".")
+    assert (code, ". is not a prepared dataset" in err, "Traceback" in err) == (2, True, False)
+    assert f"--out {tmp_path}-data" in err

@@ -3,10 +3,11 @@
 import itertools
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
-from named_media import SETTINGS
+from named_media import NAMES, SETTINGS
 
 from glassgpt import api
 from glassgpt.api.initialization import model_to_train
@@ -18,6 +19,7 @@ from glassgpt.diagnosis import doctor
 from glassgpt.diagnosis.checks import data as data_checks
 from glassgpt.diagnosis.checks import model as model_checks
 from glassgpt.diagnosis.checks.first_batch import first_batch
+from glassgpt.diagnosis.replay import _decode
 from glassgpt.multimodal.model import MultimodalModel
 from glassgpt.training.conversations import ConversationLoss
 from glassgpt.training.hardware import Hardware
@@ -145,3 +147,12 @@ def test_ctc_head_receives_a_gradient(plan, config, named_data):
     result = model_checks.check_gradients(loss, inputs, targets, CPU)
     assert "GG-GRD-001" not in codes(result)
     assert result.measurements["reached"] == 40
+
+
+def test_a_stretch_with_media_is_quoted_as_its_text(plan):
+    """A replay that found a bad sequence quotes it; positions of media have no token."""
+    trainer = SimpleNamespace(dataset=plan.dataset)
+    length = plan.training_tokens().row_length
+    quoted = _decode(trainer, 0, length)
+    assert "tokens that the tokenizer does not know" not in quoted
+    assert any(name in quoted for name in NAMES)

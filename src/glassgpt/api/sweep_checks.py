@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -146,7 +147,7 @@ def new_setup(config: RunConfig, out: Path, space: Space, options: SweepOptions)
     check_space(config, space, options)
     whole = len(grid_points(space)) if options.sampler == "grid" else DEFAULT_TRIALS
     trials = whole if options.trials is None else options.trials
-    checksum = data_checksum(TokenDataset.open(Path(config.data)))
+    checksum = data_checksum(TokenDataset.open(Path(config.data))) if config.data else _file_checksum(config)
     setup = SweepSetup(
         space, options.sampler, options.pruner, options.sampler_seed, checksum, trials, options.minutes
     )  # fmt: skip
@@ -158,6 +159,20 @@ def new_setup(config: RunConfig, out: Path, space: Space, options: SweepOptions)
         require_creatable(out)
     require_extra(*EXTRA)
     return setup
+
+
+def _file_checksum(config: RunConfig) -> str:
+    """Return the checksum of the file of preferences, which are no dataset.
+
+    Raises:
+        WrongDataError: it cannot be read.
+    """
+    path = Path(config.preference.data)
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WrongDataError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _require_same(folder: SweepFolder, config: RunConfig, setup: SweepSetup) -> None:

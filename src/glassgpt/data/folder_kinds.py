@@ -22,7 +22,8 @@ def not_a_dataset(path: Path) -> str:
         return f"{path} does not exist; create one with: glassgpt prepare SOURCE --out {_quoted(out)}"
     if other := _other_kind(path, DATASET_FILE):
         return f"{path} is {other}, not a dataset; give a folder that glassgpt prepare has created"
-    out = path.with_name(f"{path.stem or path.name}-data")  # of the text that it may be
+    named = path if path.name else path.absolute()  # "." has no name
+    out = named.parent / f"{named.stem or named.name}-data"  # of the text that it may be
     what = "is a file, not a dataset" if path.is_file() else "is not a prepared dataset"
     return (
         f"{path} {what}; if it holds text, create one with: glassgpt prepare {_quoted(path)} --out {_quoted(out)} "

@@ -366,7 +366,8 @@ def _distance(a: Tensor, b: Tensor) -> float:
 
 
 def _decode(trainer: Trainer, start: int, end: int) -> str:
-    tokens = trainer.dataset.split("train").read(start, end - start).tolist()
+    ids = trainer.dataset.split("train").read(start, end - start)
+    tokens = ids[ids >= 0].tolist()  # a position of a picture or sound has no token
     try:
         return trainer.dataset.tokenizer.decode(tokens)[:MAX_TEXT_CHARACTERS]
     except (GlassGPTError, IndexError, KeyError):
