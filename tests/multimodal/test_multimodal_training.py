@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from multimodal_helpers import GEOMETRY, picture, sound, write
+from multimodal_helpers import GEOMETRY, document, picture, sound, write
 from named_media import SETTINGS, named_documents
 from safetensors.torch import load_file
 
@@ -356,3 +356,16 @@ def test_resuming_on_data_of_another_geometry_names_the_setting(named_run, tmp_p
     (run / "config.toml").write_text(to_toml(other))  # as if the run had been trained on such data
     with pytest.raises(UsageError, match=r"frames_per_position is 3, but a resumed run keeps 4"):
         api.train(load_config(run), run, resume=True)
+
+
+def test_a_modality_of_the_validation_split_alone_is_refused_before_training(tmp_path, run_main):
+    def documents(media):
+        seen = [document(media, [picture(seed)], "a red apple") for seed in range(20)]
+        return seen, [document(media, [sound(0)], "a blue bird")]
+
+    write(tmp_path / "data", documents)
+    length = ("--train.sequence-length", "64", "--model.context-length", "64", "--train.batch-tokens", "64")
+    code, _, errors = run_main("train", "nano", "--data", tmp_path / "data", "--out", tmp_path / "run", *length)
+    assert code == 2
+    assert "the validation documents have media of the kind audio" in " ".join(errors.split())
+    assert not (tmp_path / "run").exists()

@@ -42,8 +42,21 @@ def data_problems(config: MultimodalConfig, folder: Path, sequence_length: int) 
     """
     if not is_multimodal(folder):
         return of_conversations(folder, sequence_length) + ([NO_SOUNDS] if config.ctc_weight else [])
+    summary = MultimodalSummary.read(folder / MULTIMODAL_FILE)
     problems = (
-        row_length_problem(MultimodalSummary.read(folder / MULTIMODAL_FILE).row_length, sequence_length),
+        row_length_problem(summary.row_length, sequence_length),
+        _unlearned_problem(summary),
         alignment_problem(MultimodalDataset.open(folder)) if config.ctc_weight else None,
     )
     return [problem for problem in problems if problem]
+
+
+def _unlearned_problem(summary: MultimodalSummary) -> str | None:
+    """Return a problem if only the validation split has a modality, for which no encoder would be learned."""
+    for name in MODALITIES:
+        if summary.validation.media.get(name) and not summary.train.media.get(name):
+            return (
+                f"the validation documents have media of the kind {name}, of which the training documents have none; prepare more "
+                "of them, or name the data to validate on with --validation-source"
+            )
+    return None

@@ -20,6 +20,8 @@ RANGE = 8.0
 SILENCE = -1.0
 """Value of a band without sound; the loudest one of a sound is 1."""
 FLOOR = 1e-10
+MOST_NUMBERS = 1 << 24
+"""Samples in the windows that are transformed at once, 128 MB: five minutes of speech, but seconds with a hop of one sample."""
 
 
 def log_mel(samples: NDArray[Any], rate: int, hop: int, mels: int) -> NDArray[np.float32]:
@@ -40,8 +42,12 @@ def log_mel(samples: NDArray[Any], rate: int, hop: int, mels: int) -> NDArray[np
     start = max(0, before)
     padded[start : start + len(samples)] = samples / 32768.0
     frames = np.lib.stride_tricks.sliding_window_view(padded[start - before :], len(window))[: n_frames * hop : hop]
-    power = np.abs(np.fft.rfft(frames * window, fft_length(rate))) ** 2  # (frames, frequencies)
-    bands = np.log10(np.maximum(power @ mel_filters(rate, mels), FLOOR))
+    filters, size, at_once = mel_filters(rate, mels), fft_length(rate), max(1, MOST_NUMBERS // fft_length(rate))
+    bands = np.empty((n_frames, mels))
+    for first in range(0, n_frames, at_once):
+        part = frames[first : first + at_once] * window
+        power = np.abs(np.fft.rfft(part, size)) ** 2  # (frames, frequencies)
+        bands[first : first + at_once] = np.log10(np.maximum(power @ filters, FLOOR))
     loudest = bands.max(initial=np.log10(FLOOR))
     return (np.maximum(bands, loudest - RANGE) - loudest + RANGE / 2).astype(np.float32) / np.float32(RANGE / 2)
 

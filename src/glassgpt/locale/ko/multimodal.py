@@ -4,6 +4,7 @@ MESSAGES = {
     "the media in {} have another geometry than those of {} ({} instead of {}); prepare them again with the same": "{0}의 그림과 소리는 {1}의 것과 크기 설정이 다릅니다({3} 대신 {2}). 같은 설정으로 다시 준비하세요",
     "the model knows {}, but not {}": "이 모델은 {0}은(는) 알지만 {1}은(는) 모릅니다",
     "the documents are packed into rows of {} positions, but train.sequence_length is {}; set it to {}, or prepare them with --row-tokens {}": "문서가 {0}위치의 행으로 채워져 있는데 train.sequence_length 값이 {1}입니다. {2}(으)로 바꾸거나 --row-tokens {3}(으)로 다시 준비하세요",
+    "the validation documents have media of the kind {}, of which the training documents have none; prepare more of them, or name the data to validate on with --validation-source": "검증 문서에 있는 {0} 종류의 그림이나 소리가 학습 문서에는 없습니다. 그런 문서를 더 준비하거나, 검증 데이터를 --validation-source로 지정하세요",
     "multimodal.modalities names {}; it may have {}": "multimodal.modalities에 {0}이(가) 있습니다. {1}만 쓸 수 있습니다",
     "no text of these documents is learned, so that nothing can be trained; give each a text": "이 문서들에는 배울 글이 없어 학습할 수 없습니다. 문서마다 글을 넣으세요",
     "multimodal.ctc_weight is for sounds, of which the dataset has none; set it to 0": "multimodal.ctc_weight는 소리를 위한 것인데 데이터셋에 소리가 없습니다. 0으로 두세요",
