@@ -236,3 +236,17 @@ def test_rows_with_pictures_are_rows_of_the_package(monkeypatch):
     assert rows.supervised_share == pytest.approx(0.2, abs=0.1)
     case = media.Case(torch.float32, 2, 1, 16, 20, 0, True, 128)
     assert max(case.compare()["errors"][media.YARDSTICK].values()) < 1e-5
+
+
+def test_attention_on_a_cpu_is_timed_in_turns_at_every_context(monkeypatch, tmp_path):
+    script = load_script("attention_cpu", monkeypatch)
+    out = tmp_path / "times.json"
+    monkeypatch.setattr("sys.argv", ["benchmarks/attention_cpu.py", "--out", str(out), "--contexts", "64", "128",
+                                     "--rounds", "1", "--tokens", "128"])  # fmt: skip
+    script.main()
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["variant"], row["context"]) for row in rows] == [
+        (name, context) for context in (64, 128) for name in ("full", "windows S", "gated deltanet")
+    ]
+    assert all(row["seconds"] > 0 for row in rows)
+    assert [row["ratio"] for row in rows if row["variant"] == "full"] == [1.0, 1.0]
