@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
-from glassgpt.data.threads import THREADS_VARIABLE
+from glassgpt.data.threads import thread_variables
 from glassgpt.errors import DataError
 
 WORKER = "glassgpt.data.process_worker"
@@ -104,7 +104,7 @@ class Processes:
 
     def _start(self) -> subprocess.Popen[bytes]:
         environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), THREADS_VARIABLE: str(self._threads),
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **thread_variables(self._threads),
         }  # fmt: skip
         # In a separate session, Ctrl-C reaches only this process, which then ends the others.
         process = subprocess.Popen(

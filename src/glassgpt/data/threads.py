@@ -10,6 +10,8 @@ from typing import TypeVar
 
 THREADS_VARIABLE = "RAYON_NUM_THREADS"
 """Environment variable read by the Rust libraries; our thread pools follow it too, so that one number controls both."""
+FASTOKENS_VARIABLE = "FASTOKENS_BPE_THREADS"
+"""Environment variable read by fastokens, once, instead of the other one."""
 
 WAITING_AT_ONCE = 16
 """Threads that wait for a network."""
@@ -24,6 +26,11 @@ def worker_threads() -> int:
     if requested.isdecimal() and int(requested):
         return int(requested)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def thread_variables(count: int) -> dict[str, str]:
+    """Return the environment of a process whose tokenizers use this many threads."""
+    return dict.fromkeys((THREADS_VARIABLE, FASTOKENS_VARIABLE), str(count))
 
 
 @contextmanager

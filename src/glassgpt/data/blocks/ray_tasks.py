@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from glassgpt.data.processes import ITEMS_AHEAD, in_order
-from glassgpt.data.threads import THREADS_VARIABLE
+from glassgpt.data.threads import thread_variables
 from glassgpt.errors import DataError, UsageError, require_extra
 
 RAY = ("ray", "ray", "preparing text with --engine ray")
@@ -95,7 +95,7 @@ def ray_tasks(address: str, workers: int) -> Generator[RayTasks]:
 
 
 def _connect(ray: Any, address: str, workers: int) -> None:
-    variables = {THREADS_VARIABLE: "1"}
+    variables = thread_variables(1)
     settings: dict[str, Any] = {}
     if not address:
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))

@@ -304,11 +304,12 @@ def _write(
         for task, found in zip(tasks, carrier.map(write_shard, tasks), strict=True):
             counts[SPLITS[task.side]] += found
             advance(task.tokens * size)
+    lengths = tokenizer.byte_lengths()
     splits = {
         split: SplitSummary(
             documents=plan.documents,
             characters=plan.characters,
-            bytes=int(counts[split] @ tokenizer.byte_lengths()),
+            bytes=int(counts[split] @ lengths),
             tokens=plan.tokens,
             shards=tuple(task.path.name for task in plan.shards),
         )

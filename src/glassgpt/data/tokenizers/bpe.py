@@ -5,6 +5,7 @@ Merging is done by tiktoken, or by fastokens, which is several times faster, if 
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from binascii import a2b_base64, b2a_base64
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from glassgpt.data.threads import FASTOKENS_VARIABLE, worker_threads
 from glassgpt.data.tokenizers.base import END_OF_TEXT, ERROR_CHARACTERS, TokenIds, Tokenizer, in_threads
 from glassgpt.data.tokenizers.fast import load_gpt2, load_ranks
 from glassgpt.data.tokenizers.long_runs import WHITESPACE, has_long_run, split_unbroken_runs, training_parts
@@ -180,6 +182,7 @@ class BPETokenizer(Tokenizer):
             return None  # fastokens takes ids without gaps
         if max(map(len, self._pieces)) > MAX_FAST_TOKEN:
             return None
+        os.environ.setdefault(FASTOKENS_VARIABLE, str(worker_threads()))
         try:
             fast = self._load_fastokens()
         except ImportError:
