@@ -7,16 +7,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from fault_helpers import TINY, at_step, trainer_for
 from glassgpt.data.batches import Batches
 from glassgpt.diagnosis.audit.auditor import _choose
 from glassgpt.diagnosis.audit.gradients import _Comparison
 from glassgpt.diagnosis.audit.record import OptimizerSample, WholeMatrix
+from glassgpt.diagnosis.audit.reference import ReferenceModel
 from glassgpt.diagnosis.audit.updates import MUON_TOLERANCE_GPU, Change, adamw_update, is_rounded, muon_update
 from glassgpt.diagnosis.catalogue import describe
 from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.diagnosis.monitor import TrainingMonitor
+from glassgpt.model.lora import build_like
 from glassgpt.training.config import OptimizerConfig
 from glassgpt.training.muon import Muon
 
@@ -214,6 +217,30 @@ def opposite(loss):
 )
 def test_right_steps_are_not_reported(grammar_dataset, tmp_path, changes):
     assert audited(grammar_dataset, tmp_path, max_steps=14, **changes) == {}
+
+
+class InitializationCounter(TorchFunctionMode):
+    """Counts the calls of `torch.nn.init`."""
+
+    calls = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.calls += getattr(function, "__module__", None) == nn.init.__name__
+        return function(*args, **(kwargs or {}))
+
+
+def test_reference_model_draws_no_weights_and_computes_the_same_loss(grammar_dataset, tmp_path):
+    trainer, _ = trainer_for(grammar_dataset, tmp_path, model=MODERN)
+    with InitializationCounter() as counter:
+        build_like(trainer.model)
+    assert counter.calls > 0  # so that a count of 0 shows something
+    with InitializationCounter() as counter:
+        reference = ReferenceModel(trainer)
+    assert counter.calls == 0
+    inputs, targets = trainer.train_step.loader.next(2)
+    assert reference.missing_parameters() == set()
+    expected = F.cross_entropy(trainer.model(inputs).flatten(0, 1).float(), targets.flatten()).item()
+    assert reference.loss_of(inputs, targets) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", pytest.param("fp16", marks=pytest.mark.slow)])

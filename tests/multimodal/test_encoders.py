@@ -252,8 +252,9 @@ def test_with_an_adapter_or_frozen_encoders_learn_and_the_language_model_does_no
     assert all(name.startswith("encoders.") for name in trainable_parameters(frozen))
     assert {name.split(".")[0] for name in trainable_parameters(adapted)} == {"blocks", "encoders"}
     for model in (adapted, frozen):
-        like = build_like(model)
-        assert {n: p.shape for n, p in like.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
+        for like in (build_like(model), build_like(model, draws_weights=False)):
+            assert {n: p.shape for n, p in like.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
+            assert all(p.isfinite().all() for p in like.parameters())  # encoders read the size of the embeddings
 
 
 def test_models_that_cannot_take_vectors_are_refused_by_name():

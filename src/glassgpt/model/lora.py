@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glassgpt.errors import ConfigError
-from glassgpt.model.build import build_model
+from glassgpt.model.build import build_model, build_uninitialized
 from glassgpt.model.copying import copy_sharing_weights
 from glassgpt.model.lora_config import Adapter
 from glassgpt.model.transformer import LanguageModel
@@ -122,9 +122,17 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-def build_like(model: LanguageModel) -> LanguageModel:
-    """Return a newly initialized model of the same shape, with an adapter and encoders if the other one has them."""
-    other, adapter = build_model(model.config), adapter_of(model)
+def build_like(model: LanguageModel, *, draws_weights: bool = True) -> LanguageModel:
+    """Return a newly initialized model of the same shape, with an adapter and encoders if the other one has them.
+
+    Args:
+        model: the other one.
+        draws_weights: False for a caller that overwrites every weight. They are drawn all the same where parts of the
+            user's own or encoders are built, which may read them.
+    """
+    needs_values = draws_weights or bool(model.config.plugins) or isinstance(model, ModelWithEncoders)
+    build = build_model if needs_values else build_uninitialized
+    other, adapter = build(model.config), adapter_of(model)
     if adapter is not None:
         other = add_lora(other, adapter)
     return model.around(other) if isinstance(model, ModelWithEncoders) else other

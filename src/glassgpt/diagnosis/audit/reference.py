@@ -35,7 +35,8 @@ class ReferenceModel:
     def __init__(self, trainer: Trainer) -> None:
         self._trainer, self._device = trainer, trainer.hardware.device
         with preserved_rng(self._device):
-            self._model = build_like(trainer.model)
+            # Drawing weights, which are replaced at once, would take a second of the run for 100 million of them.
+            self._model = build_like(trainer.model, draws_weights=False)
         self._bind()
         self._model.to(self._device)  # only buffers still have to move
         self._choose_attention()
