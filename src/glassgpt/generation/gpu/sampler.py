@@ -12,7 +12,7 @@ from torch import Tensor
 from glassgpt.generation.engine.sequence import SequenceState
 from glassgpt.generation.gpu.kernels.sampling import gumbel_argmax_kernel, prepare_logits_kernel, sample_kernel
 from glassgpt.generation.gpu.launch import launcher
-from glassgpt.generation.gpu.slots import SlotState, has_penalties
+from glassgpt.generation.gpu.slots import StepState, has_penalties
 
 PART, GROUP = 1024, 16
 """Tokens per program of the first kernels, and tokens that share a maximum."""
@@ -61,7 +61,7 @@ class FusedSampler:
         logits: (S, V) float32; modified in place.
     """
 
-    def __init__(self, state: SlotState, vocab_size: int, logits: Tensor) -> None:
+    def __init__(self, state: StepState, vocab_size: int, logits: Tensor) -> None:
         self._state, self._vocab_size, self._logits = state, vocab_size, logits
         slots, device = logits.size(0), logits.device
         self._n_parts = triton.cdiv(vocab_size, PART)

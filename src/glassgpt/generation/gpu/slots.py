@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,7 +14,15 @@ from glassgpt.generation.engine.sequence import SequenceState
 from glassgpt.generation.gpu.kernels.common import IN_PROMPT, LENGTH, POSITION, TOKEN
 from glassgpt.generation.options import GenerationOptions
 
-N_INTS = 5
+N_INTS, N_FLOATS = 5, 6
+
+
+class StepState(Protocol):
+    """What a step reads and changes: a column of `ints` and `floats` and a row of `counts` for each row of the step."""
+
+    ints: Tensor
+    floats: Tensor
+    counts: Tensor
 
 
 class SlotState:

@@ -21,10 +21,11 @@ from glassgpt.generation.gpu.kernels.model import (
 from glassgpt.generation.gpu.launch import cache_lines, launcher
 from glassgpt.generation.gpu.layers import FusedLinear, FusedNorm, fuse
 from glassgpt.generation.gpu.sampler import FusedSampler, SamplingLimits
-from glassgpt.generation.gpu.slots import SlotState
+from glassgpt.generation.gpu.slots import StepState
 from glassgpt.generation.gpu.tiles import ATTENTION_STAGES, ATTENTION_WARPS, FEW_ROWS, MAX_SPLITS, attention_block_keys
 from glassgpt.model import modern
 from glassgpt.model.cache import KVCache
+from glassgpt.model.config import ModelConfig
 from glassgpt.model.transformer import LanguageModel
 
 GATE_BLOCK = 1024
@@ -37,48 +38,54 @@ class FusedStep:
     Args:
         model: supported by the kernels; see `can_fuse`.
         cache: the slots. Its own lengths are not used; `state` has them.
-        state: of the slots.
+        state: of the slots, or of all rows if slots may have several.
         vocab_size: the tokenizer's.
     """
 
-    def __init__(self, model: LanguageModel, cache: KVCache, state: SlotState, vocab_size: int) -> None:
+    def __init__(self, model: LanguageModel, cache: KVCache, state: StepState, vocab_size: int) -> None:
         self._config, self._cache, self._state = model.config, cache, state
         self._fused = fuse(model)
         first, head = self._fused.blocks[0], self._fused.head
-        slots, width, device = cache.keys.size(1), model.config.n_embd, cache.keys.device
+        rows, width, device = state.ints.size(1), model.config.n_embd, cache.keys.device
         like: dict[str, Any] = {"dtype": cache.keys.dtype, "device": device}
-        self._x = torch.empty(slots, width, device=device)  # the residual stream
-        self._normed = torch.empty(slots, width, **like)
-        self._qkv = torch.empty(slots, first.qkv.weight.size(0), **like)
-        self._attended = torch.empty(slots, first.out.weight.size(1), **like)
-        self._up = torch.empty(slots, first.up.weight.size(0), **like)
-        self._hidden = torch.empty(slots, first.down.weight.size(1), **like) if self._fused.is_gated else self._up
-        self._parts = torch.empty(MAX_SPLITS * slots * width, device=device)
+        self._x = torch.empty(rows, width, device=device)  # the residual stream
+        self._normed = torch.empty(rows, width, **like)
+        self._qkv = torch.empty(rows, first.qkv.weight.size(0), **like)
+        self._attended = torch.empty(rows, first.out.weight.size(1), **like)
+        self._up = torch.empty(rows, first.up.weight.size(0), **like)
+        self._hidden = torch.empty(rows, first.down.weight.size(1), **like) if self._fused.is_gated else self._up
+        self._parts = torch.empty(MAX_SPLITS * rows * width, device=device)
         # Rows start at whole cache lines, so that they can be loaded 16 bytes at a time.
         padded = -(-head.weight.size(0) // 32) * 32
-        self.logits = torch.empty(slots, padded, device=device)[:, : head.weight.size(0)]
+        self.logits = torch.empty(rows, padded, device=device)[:, : head.weight.size(0)]
         self.sample = FusedSampler(state, vocab_size, self.logits)
 
-    def __call__(self, rows: int, sampled: Tensor, limits: SamplingLimits) -> None:
+    def __call__(self, rows: int, sampled: Tensor, limits: SamplingLimits, width: int = 1) -> None:
         """Feed each row's newest token and write its next one into `sampled` (M or more,) int32.
 
         Args:
             rows: M, from slot 0 on.
             sampled: output tensor.
             limits: what the rows' options need.
+            width: see `feed`.
         """
-        self.feed(rows)
+        self.feed(rows, width)
         self.sample(rows, sampled, limits)
 
-    def feed(self, rows: int) -> None:
-        """Write the newest tokens' keys and values into the cache and compute `logits`; lengths do not change yet."""
+    def feed(self, rows: int, width: int = 1) -> None:
+        """Write the newest tokens' keys and values into the cache and compute `logits`; lengths do not change yet.
+
+        Args:
+            rows: M, from slot 0 on.
+            width: rows of each slot, at successive positions; see `max_width`.
+        """
         x, normed, qkv = self._x[:rows], self._normed[:rows], self._qkv[:rows]
         attended, up, hidden = self._attended[:rows], self._up[:rows], self._hidden[:rows]
         norms = [*(block.norm1 for block in self._fused.blocks), self._fused.norm]
         self._embed(x, normed, norms[0])
         for layer, block in enumerate(self._fused.blocks):
             block.qkv(normed, qkv)
-            self._attend(layer, qkv, attended)
+            self._attend(layer, width, qkv, attended)
             self._add(block.out, attended, x, normed, block.norm2)
             block.up(normed, up)
             if self._fused.is_gated:
@@ -90,7 +97,7 @@ class FusedStep:
         fused, width = self._fused, x.size(1)
         launcher(embed_kernel, x.size(0), (x.size(0),), 4)(
             self._state.ints, fused.tokens, _or(fused.positions, x), x, _or(norm.gain, x), _or(norm.shift, x), normed,
-            self._n_slots, self._config.context_length, norm.eps, modern.NORM_EPS,
+            self._n_columns, self._config.context_length, norm.eps, modern.NORM_EPS,
             WIDTH=width, BLOCK=triton.next_power_of_2(width), HAS_POSITIONS=fused.positions is not None,
             IS_NORMED=fused.is_normed, CENTERED=norm.is_centered,
             HAS_GAIN=norm.gain is not None, HAS_SHIFT=norm.shift is not None,
@@ -113,27 +120,38 @@ class FusedStep:
             up, hidden, WIDTH=width, BLOCK=GATE_BLOCK
         )
 
-    def _attend(self, layer: int, qkv: Tensor, attended: Tensor) -> None:
+    def _attend(self, layer: int, width: int, qkv: Tensor, attended: Tensor) -> None:
         config, keys, fused = self._config, self._cache.keys[layer], self._fused
         cos, sin = fused.rotation or (keys, keys)
         window = config.layer_window(layer)
         rows, capacity = qkv.size(0), self._cache.capacity
+        slots = rows // width
         half = max(16, triton.next_power_of_2(config.head_width // 2))
         block_keys = attention_block_keys(half)
         # Many rows keep the memory busy anyway; prefetching more than one block of keys would only get in the way.
-        n_prefetched = capacity if rows <= FEW_ROWS else block_keys
-        launcher(attention_kernel, rows, (rows, config.kv_heads), ATTENTION_WARPS, ATTENTION_STAGES)(
+        n_prefetched = capacity if slots <= FEW_ROWS else block_keys
+        launcher(attention_kernel, rows, (slots, config.kv_heads), ATTENTION_WARPS, ATTENTION_STAGES)(
             self._state.ints, qkv, keys, self._cache.values[layer], cos, sin, attended,
-            self._n_slots, capacity, n_prefetched, window, config.head_width**-0.5, modern.NORM_EPS,
+            self._n_columns, width, capacity, n_prefetched, window, config.head_width**-0.5, modern.NORM_EPS,
             N_HEAD=config.n_head, KV_HEADS=config.kv_heads, HEAD_DIM=config.head_width, HALF=half,
-            QUERIES=max(16, triton.next_power_of_2(config.n_head // config.kv_heads)),
+            QUERIES=attention_queries(config),
             BLOCK_S=block_keys, LINES=cache_lines(config.head_width * keys.element_size()),
             ROTATED=fused.rotation is not None, NORMED_HEADS=fused.is_normed,
         )  # fmt: skip
 
     @property
-    def _n_slots(self) -> int:
+    def _n_columns(self) -> int:
         return self._state.ints.size(1)
+
+
+def max_width(config: ModelConfig) -> int:
+    """Return the most rows that a slot may have in a step: as many as share a tile of attention's queries."""
+    return attention_queries(config) // (config.n_head // config.kv_heads)
+
+
+def attention_queries(config: ModelConfig) -> int:
+    """Return the number of queries in a tile of attention; at least 16, as the tensor cores need."""
+    return max(16, triton.next_power_of_2(config.n_head // config.kv_heads))
 
 
 def _or(tensor: Tensor | None, placeholder: Tensor) -> Tensor:
