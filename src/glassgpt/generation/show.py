@@ -13,8 +13,8 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.data.tokenizers.printable import printable
 from glassgpt.generation.bench import GenerationSpeed
 from glassgpt.generation.decoding_trace import MIN_LOGPROB, DecodingStep, DecodingTrace, TokenCandidate
+from glassgpt.generation.engine.acceptance import AcceptanceStats
 from glassgpt.generation.engine.output import FinishReason, Sample, TokenChunk
-from glassgpt.generation.engine.speculative import AcceptanceStats
 from glassgpt.generation.prompt_list import PromptList
 from glassgpt.generation.search.beam import ScoredSample
 

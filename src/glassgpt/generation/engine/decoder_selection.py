@@ -18,11 +18,18 @@ def select_decoder(model: LanguageModel, vocab_size: int, slots: int, capacity: 
     Float32 models are left to PyTorch: the kernels would compute them without the GPU's tensor cores. So are models that are
     given pictures: the kernels read the embedding themselves, and know of no further rows.
     """
-    parameter = next(model.parameters())
-    if parameter.device.type == "cuda" and parameter.dtype != torch.float32 and find_spec("triton"):
-        from glassgpt.generation.gpu.graphs import GraphDecoder
-        from glassgpt.generation.gpu.layers import can_fuse  # Triton exists only where PyTorch supports GPUs
+    if not has_gpu_kernels(model):
+        return StepwiseDecoder(model, vocab_size, slots, capacity)
+    from glassgpt.generation.gpu.graphs import GraphDecoder  # Triton exists only where PyTorch supports GPUs
 
-        if can_fuse(model) and not isinstance(getattr(model, "token_embedding", None), VectorTable):
-            return GraphDecoder(model, vocab_size, slots, capacity)
-    return StepwiseDecoder(model, vocab_size, slots, capacity)
+    return GraphDecoder(model, vocab_size, slots, capacity)
+
+
+def has_gpu_kernels(model: LanguageModel) -> bool:
+    """Return whether the GPU's kernels decode a model, as it is and where it is."""
+    parameter = next(model.parameters())
+    if parameter.device.type != "cuda" or parameter.dtype == torch.float32 or not find_spec("triton"):
+        return False
+    from glassgpt.generation.gpu.layers import can_fuse
+
+    return can_fuse(model) and not isinstance(getattr(model, "token_embedding", None), VectorTable)

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from glassgpt.errors import GenerationError
+from glassgpt.generation.engine.acceptance import AcceptanceStats
+from glassgpt.generation.engine.decoder_selection import has_gpu_kernels
 from glassgpt.generation.engine.decoding import ChunkedPrefill, pad_right, sample_tokens
 from glassgpt.generation.engine.drafting import (
     Draft,
@@ -25,36 +27,11 @@ from glassgpt.generation.engine.drafting import (
     ends_sequence,
     with_output,
 )
-from glassgpt.generation.engine.interfaces import Prefill
+from glassgpt.generation.engine.interfaces import Decoder, Prefill
 from glassgpt.generation.engine.sequence import SequenceState
 from glassgpt.generation.strategy_options import DRAFT_TOKENS
 from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
-
-
-@dataclass
-class AcceptanceStats:
-    """Counts of proposed and accepted draft tokens.
-
-    Attributes:
-        proposed: draft tokens verified by the model.
-        accepted: draft tokens that were right.
-        passes: passes of the model, counted once per sequence.
-    """
-
-    proposed: int = 0
-    accepted: int = 0
-    passes: int = 0
-
-    @property
-    def acceptance_rate(self) -> float:
-        """Accepted share of the proposed tokens; 0 if there were none."""
-        return self.accepted / self.proposed if self.proposed else 0.0
-
-    @property
-    def tokens_per_forward(self) -> float:
-        """Tokens per sequence and forward pass (1 without speculation); 0 before the first."""
-        return 1 + self.accepted / self.passes if self.passes else 0.0
 
 
 @dataclass(frozen=True)
@@ -78,8 +55,12 @@ class SpeculativeDecoding:
         if self.tokens < 1:
             raise GenerationError(f"draft_tokens is {self.tokens}; it must be at least 1")
 
-    def __call__(self, model: LanguageModel, vocab_size: int, slots: int, capacity: int) -> SpeculativeDecoder:
-        """Build the decoder; see `SpeculativeDecoder`."""
+    def __call__(self, model: LanguageModel, vocab_size: int, slots: int, capacity: int) -> Decoder:
+        """Build the decoder: a `SpeculativeDecoder`, or for prompt lookup with a GPU's kernels a `LookupDecoder`."""
+        if self.draft is None and has_gpu_kernels(model):
+            from glassgpt.generation.gpu.lookup_graphs import LookupDecoder
+
+            return LookupDecoder(model, vocab_size, slots, capacity, self.tokens, self.stats)
         return SpeculativeDecoder(model, vocab_size, slots, capacity, self)
 
 

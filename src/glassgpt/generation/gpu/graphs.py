@@ -51,6 +51,11 @@ class PendingTokens:
     tokens: Tensor
     ready: torch.cuda.Event | None
 
+    @property
+    def n_expected(self) -> int:
+        """Tokens of each sequence."""
+        return self.tokens.size(0)
+
     def wait(self) -> Iterable[tuple[SequenceState, int]]:
         """Wait for the tokens; yield (sequence, token), except for sequences that ended or left their slot meanwhile.
 
@@ -59,12 +64,20 @@ class PendingTokens:
         """
         if self.ready is not None:
             self.ready.synchronize()
+        for sequence, token in self._wait():
+            if token == NAN_TOKEN.value:
+                raise nan_logits_error()
+            yield sequence, token
+
+    def _wait(self) -> Iterable[tuple[SequenceState, int]]:
         for step in self.tokens.tolist():
             for (sequence, n_evictions), token in zip(self.sequences.items(), step, strict=True):
-                if not sequence.is_finished and sequence.n_evictions == n_evictions:
-                    if token == NAN_TOKEN.value:
-                        raise nan_logits_error()
+                if self._is_current(sequence, n_evictions):
                     yield sequence, token
+
+    @staticmethod
+    def _is_current(sequence: SequenceState, n_evictions: int) -> bool:
+        return not sequence.is_finished and sequence.n_evictions == n_evictions
 
 
 class GraphDecoder:
@@ -84,14 +97,18 @@ class GraphDecoder:
         self._device = parameter.device
         n_slots = graph_batch_size(slots)
         self._cache = KVCache(model.config, n_slots, capacity, dtype=parameter.dtype, device=self._device)
-        self._state = SlotState(n_slots, vocab_size, self._device)
-        self._step = FusedStep(model, self._cache, self._state, vocab_size)
+        self._step = self._build_step(model, self._cache)
         self._sampled = torch.zeros(STEPS_PER_LAUNCH, n_slots, dtype=torch.int32, device=self._device)
         self._launches: dict[tuple[int, SamplingLimits], Callable[[], None]] = {}
         self._feeds: dict[int, Callable[[], None]] = {}
         self._prompts = PromptGraphs(model)
         self._pending: PendingTokens | None = None
         self._inserted: dict[KVCache, list[tuple[int, SequenceState, int]]] = {}
+
+    def _build_step(self, model: LanguageModel, cache: KVCache) -> FusedStep:
+        """Create the slots' state, and the step that reads it."""
+        self._state = SlotState(cache.keys.size(1), self._vocab_size, self._device)
+        return FusedStep(model, cache, self._state, self._vocab_size)
 
     def prefill(self, prompts: Sequence[Sequence[int]], adapters: Sequence[str]) -> Prefill:
         """See `Decoder`."""
@@ -143,16 +160,19 @@ class GraphDecoder:
         """Return whether a sequence needs more tokens than are pending."""
         n_pending = 0
         if pending and pending.sequences.get(sequence) == sequence.n_evictions:
-            n_pending = STEPS_PER_LAUNCH
+            n_pending = pending.n_expected
         return len(sequence.output_ids) + n_pending < sequence.request.max_new_tokens
 
     def _launch(self, sequences: Sequence[SequenceState]) -> PendingTokens:
         size, limits = graph_batch_size(len(sequences)), SamplingLimits.of(sequences, self._vocab_size)
+        self._run_graph(size, limits)
+        tokens, ready = self._copy_to_host(self._sampled[:, : len(sequences)])
+        return PendingTokens({sequence: sequence.n_evictions for sequence in sequences}, tokens, ready)
+
+    def _run_graph(self, size: int, limits: SamplingLimits) -> None:
         if (size, limits) not in self._launches:
             self._launches[size, limits] = self._capture(lambda: self._run_steps(size, limits))
         self._launches[size, limits]()
-        tokens, ready = self._copy_to_host(self._sampled[:, : len(sequences)])
-        return PendingTokens({sequence: sequence.n_evictions for sequence in sequences}, tokens, ready)
 
     def _run_steps(self, size: int, limits: SamplingLimits) -> None:
         for step in range(STEPS_PER_LAUNCH):
@@ -171,11 +191,14 @@ class GraphDecoder:
         """Run one step whose logits are processed and sampled on the host, with any processors."""
         size = graph_batch_size(len(sequences))
         if size not in self._feeds:
-            self._feeds[size] = self._capture(lambda: self._step.feed(size))
+            self._feeds[size] = self._capture(lambda: self._feed(size))
         self._feeds[size]()
         tokens = sample_tokens(self._step.logits[: len(sequences), : self._vocab_size].cpu(), sequences)
         self._state.append(tokens)
         return list(zip(sequences, tokens, strict=True))
+
+    def _feed(self, size: int) -> None:
+        self._step.feed(size)
 
     def _capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Capture a function as a CUDA graph; on a CPU, return the function itself."""

@@ -27,6 +27,8 @@ FREQUENCY: tl.constexpr = tl.constexpr(5)
 
 NAN_TOKEN: tl.constexpr = tl.constexpr(-1)
 """Returned instead of a token where the logits contain NaN."""
+NO_TOKEN: tl.constexpr = tl.constexpr(-2)
+"""Fills the places of proposed tokens that were not accepted."""
 
 IN_PROMPT: tl.constexpr = tl.constexpr(1 << 24)
 """Added to a token's count if it occurs in the prompt; the lower bits count its occurrences in the output."""
