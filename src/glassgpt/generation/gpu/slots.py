@@ -18,7 +18,7 @@ N_INTS, N_FLOATS = 5, 6
 
 
 class StepState(Protocol):
-    """What a step reads and changes: a column of `ints` and `floats` and a row of `counts` for each row of the step."""
+    """State that a step reads and changes: a column of `ints` and `floats` and a row of `counts` for each row of the step."""
 
     ints: Tensor
     floats: Tensor
