@@ -19,8 +19,9 @@ from glassgpt.generation.engine.speculative import SpeculativeDecoder, Speculati
 from glassgpt.generation.gpu import graphs, lookup, lookup_graphs, sampler, tiles
 from glassgpt.generation.gpu.lookup import LookupState
 from glassgpt.generation.gpu.lookup_graphs import LookupDecoder
+from glassgpt.generation.gpu.row_step import RowStep, max_width
 from glassgpt.generation.gpu.slots import SlotState
-from glassgpt.generation.gpu.step import FusedStep, max_width
+from glassgpt.generation.gpu.step import FusedStep
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.processors.pipeline import build_processors
 from glassgpt.model.build import build_model
@@ -147,13 +148,14 @@ def test_accepts_up_to_the_first_wrong_proposal():
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("keys", [2, 256])
+@pytest.mark.parametrize("most", [1, 4])
 @torch.inference_mode()
-def test_rows_of_one_slot_are_bit_equal_to_single_steps(shape, keys, monkeypatch):
-    """Also where they see keys of each other, whatever the rows behind them hold, and beside a slot of other length."""
+def test_rows_of_one_slot_are_bit_equal_to_single_steps(shape, keys, most, monkeypatch):
+    """Single steps use the other attention kernel. Also where they see keys of each other, whatever the rows behind them hold, and beside a slot of other length."""
     monkeypatch.setattr(tiles, "ATTENTION_KEYS", keys)
     config = SHAPES[shape]
     model = random_model(config)
-    width, start = min(4, max_width(config)), [2, 5]
+    width, start = min(most, max_width(config)), [2, 5]
     texts = torch.randint(0, V, (2, 5 + width))
     plain, state = KVCache(config, 2, 16), SlotState(2, V, CPU)
     step = FusedStep(model, plain, state, V)
@@ -169,8 +171,9 @@ def test_rows_of_one_slot_are_bit_equal_to_single_steps(shape, keys, monkeypatch
     rows = SlotState(2 * width, V, CPU)
     rows.ints[0] = torch.cat([texts[slot, at : at + width] for slot, at in enumerate(start)])
     rows.ints[1] = torch.cat([torch.arange(at, at + width) for at in start])
-    several = FusedStep(model, cache, rows, V)
-    several.feed(2 * width, width)
+    several = RowStep(model, cache, rows, V)
+    several.width = width
+    several.feed(2 * width)
     for slot, at in enumerate(start):
         assert torch.equal(several.logits[slot * width :][:width], wanted[slot, at : at + width])
         for ours, theirs in ((cache.keys, plain.keys), (cache.values, plain.values)):
@@ -242,8 +245,9 @@ def test_full_slots(model, overflow, capacity):
     assert run(model, rows(), with_lookup(AcceptanceStats(), 7), capacity=capacity) == plain
 
 
-def test_a_batch_that_is_too_large_for_proposals(model, monkeypatch):
-    monkeypatch.setattr(lookup_graphs, "MAX_ROWS", 4)
+@pytest.mark.parametrize(("limit", "most"), [("MAX_ROWS", 4), ("MAX_SLOTS", 2)])
+def test_a_batch_that_is_too_large_for_proposals(model, limit, most, monkeypatch):
+    monkeypatch.setattr(lookup_graphs, limit, most)
 
     def rows():
         return [sequence_of([1, 1, 1], index=number, limit=3 + 3 * number, temperature=0.3) for number in range(4)]

@@ -2,7 +2,8 @@
 
 A round costs hardly more than a step of `GraphDecoder`, since the kernels' tiles have 16 rows anyway, and yields one
 token or more. A proposed token is accepted if and only if it is the token that the noise of its position selects; the
-rows of a round have the same bits as the steps that they replace. So the text is the same, token for token.
+rows of a round have the same bits as steps of one token. So the text is the same, token for token. (Steps of
+`GraphDecoder` have these bits, too, except where keys are normalized: see `kernels.attention`.)
 
 The host version is `SpeculativeDecoder` with `PromptLookup`, whose proposals are the same.
 """
@@ -19,16 +20,16 @@ from glassgpt.generation.engine.sequence import SequenceState
 from glassgpt.generation.gpu.graphs import GraphDecoder, PendingTokens
 from glassgpt.generation.gpu.kernels.common import NO_TOKEN
 from glassgpt.generation.gpu.lookup import LookupState
+from glassgpt.generation.gpu.row_step import RowStep, max_width
 from glassgpt.generation.gpu.sampler import SamplingLimits
 from glassgpt.generation.gpu.shapes import graph_batch_size
-from glassgpt.generation.gpu.step import FusedStep, max_width
 from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
 
 ROUNDS_PER_LAUNCH = 4
 """Fewer than `STEPS_PER_LAUNCH`, because a round yields more tokens."""
-MAX_ROWS = 64
-"""Rows of a step above which its products take longer by the row, so that proposals are not worth it."""
+MAX_ROWS, MAX_SLOTS = 64, 8
+"""Most rows of a round with proposals, and most sequences: at 8, greedy texts were twice as fast; at 64, all were slower."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class PendingRounds(PendingTokens):
 
 
 class LookupDecoder(GraphDecoder):
-    """A `GraphDecoder` with prompt lookup; it proposes nothing for batches with penalties or of more than 32 sequences.
+    """A `GraphDecoder` with prompt lookup; it proposes nothing for batches with penalties or of more than 8 sequences.
 
     Args:
         model: see `GraphDecoder`, as are `vocab_size`, `slots` and `capacity`.
@@ -72,6 +73,9 @@ class LookupDecoder(GraphDecoder):
         max_draft: most tokens to propose per round.
         stats: counts proposed and accepted tokens.
     """
+
+    _state: LookupState
+    _step: RowStep
 
     def __init__(
         self,
@@ -86,19 +90,19 @@ class LookupDecoder(GraphDecoder):
         self._max_width = min(1 + max_draft, max_width(model.config), MAX_ROWS)
         super().__init__(model, vocab_size, slots, capacity)
 
-    def _build_step(self, model: LanguageModel, cache: KVCache) -> FusedStep:
+    def _build_step(self, model: LanguageModel, cache: KVCache) -> RowStep:
         n_slots, device = cache.keys.size(1), cache.keys.device
         n_rows = max(n_slots, min(MAX_ROWS, n_slots * self._max_width))
-        self._state: LookupState = LookupState(
-            n_slots, self._vocab_size, self.capacity, self._max_width, n_rows, device
-        )
+        self._state = LookupState(n_slots, self._vocab_size, self.capacity, self._max_width, n_rows, device)
         self._row_tokens = torch.zeros(n_rows, dtype=torch.int32, device=device)
         self._output = torch.zeros(ROUNDS_PER_LAUNCH * (n_rows + n_slots), dtype=torch.int32, device=device)
-        return FusedStep(model, cache, self._state.rows, self._vocab_size)
+        return RowStep(model, cache, self._state.rows, self._vocab_size)
 
     def _width(self, size: int, limits: SamplingLimits) -> int:
         """Return the rows of each slot: as many as fit into `MAX_ROWS`. With penalties, a row would need its own counts."""
-        return 1 if limits.penalties else max(1, min(self._max_width, MAX_ROWS // size))
+        if limits.penalties or size > MAX_SLOTS:
+            return 1
+        return max(1, min(self._max_width, MAX_ROWS // size))
 
     def _launch(self, sequences: Sequence[SequenceState]) -> PendingTokens:
         size, limits = graph_batch_size(len(sequences)), SamplingLimits.of(sequences, self._vocab_size)
@@ -113,11 +117,13 @@ class LookupDecoder(GraphDecoder):
 
     def _run_steps(self, size: int, limits: SamplingLimits) -> None:
         width = self._width(size, limits)
+        self._step.width = width
         for output in self._round_outputs(size, width):
             self._state.propose(size, width)
-            self._step(size * width, self._row_tokens, limits, width)
+            self._step(size * width, self._row_tokens, limits)
             self._state.accept(size, width, self._row_tokens, output)
 
     def _feed(self, size: int) -> None:
+        self._step.width = 1
         self._state.propose(size, 1)
         self._step.feed(size)

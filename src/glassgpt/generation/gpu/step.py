@@ -12,9 +12,9 @@ import torch
 import triton
 from torch import Tensor
 
+from glassgpt.generation.gpu.kernels.attention import attention_kernel
 from glassgpt.generation.gpu.kernels.model import (
     add_norm_kernel,
-    attention_kernel,
     embed_kernel,
     gate_kernel,
 )
@@ -38,7 +38,7 @@ class FusedStep:
     Args:
         model: supported by the kernels; see `can_fuse`.
         cache: the slots. Its own lengths are not used; `state` has them.
-        state: of the slots, or of all rows if slots may have several.
+        state: of the slots.
         vocab_size: the tokenizer's.
     """
 
@@ -60,32 +60,26 @@ class FusedStep:
         self.logits = torch.empty(rows, padded, device=device)[:, : head.weight.size(0)]
         self.sample = FusedSampler(state, vocab_size, self.logits)
 
-    def __call__(self, rows: int, sampled: Tensor, limits: SamplingLimits, width: int = 1) -> None:
+    def __call__(self, rows: int, sampled: Tensor, limits: SamplingLimits) -> None:
         """Feed each row's newest token and write its next one into `sampled` (M or more,) int32.
 
         Args:
             rows: M, from slot 0 on.
             sampled: output tensor.
             limits: what the rows' options need.
-            width: see `feed`.
         """
-        self.feed(rows, width)
+        self.feed(rows)
         self.sample(rows, sampled, limits)
 
-    def feed(self, rows: int, width: int = 1) -> None:
-        """Write the newest tokens' keys and values into the cache and compute `logits`; lengths do not change yet.
-
-        Args:
-            rows: M, from slot 0 on.
-            width: rows of each slot, at successive positions; see `max_width`.
-        """
+    def feed(self, rows: int) -> None:
+        """Write the newest tokens' keys and values into the cache and compute `logits`; lengths do not change yet."""
         x, normed, qkv = self._x[:rows], self._normed[:rows], self._qkv[:rows]
         attended, up, hidden = self._attended[:rows], self._up[:rows], self._hidden[:rows]
         norms = [*(block.norm1 for block in self._fused.blocks), self._fused.norm]
         self._embed(x, normed, norms[0])
         for layer, block in enumerate(self._fused.blocks):
             block.qkv(normed, qkv)
-            self._attend(layer, width, qkv, attended)
+            self._attend(layer, qkv, attended)
             self._add(block.out, attended, x, normed, block.norm2)
             block.up(normed, up)
             if self._fused.is_gated:
@@ -120,33 +114,32 @@ class FusedStep:
             up, hidden, WIDTH=width, BLOCK=GATE_BLOCK
         )
 
-    def _attend(self, layer: int, width: int, qkv: Tensor, attended: Tensor) -> None:
+    def _attend(self, layer: int, qkv: Tensor, attended: Tensor) -> None:
+        self._launch_attention(attention_kernel, qkv.size(0), layer, qkv, attended)
+
+    def _launch_attention(
+        self, kernel: Any, slots: int, layer: int, qkv: Tensor, attended: Tensor, **more: int
+    ) -> None:
         config, keys, fused = self._config, self._cache.keys[layer], self._fused
         cos, sin = fused.rotation or (keys, keys)
-        window = config.layer_window(layer)
-        rows, capacity = qkv.size(0), self._cache.capacity
-        slots = rows // width
+        capacity, scale = self._cache.capacity, config.head_width**-0.5
         half = max(16, triton.next_power_of_2(config.head_width // 2))
         block_keys = attention_block_keys(half)
         # Many rows keep the memory busy anyway; prefetching more than one block of keys would only get in the way.
         n_prefetched = capacity if slots <= FEW_ROWS else block_keys
-        launcher(attention_kernel, rows, (slots, config.kv_heads), ATTENTION_WARPS, ATTENTION_STAGES)(
+        launcher(kernel, qkv.size(0), (slots, config.kv_heads), ATTENTION_WARPS, ATTENTION_STAGES)(
             self._state.ints, qkv, keys, self._cache.values[layer], cos, sin, attended,
-            self._n_columns, width, capacity, n_prefetched, window, config.head_width**-0.5, modern.NORM_EPS,
+            slots=self._n_columns, capacity=capacity, n_prefetched=n_prefetched, **more,
+            window=config.layer_window(layer), scale=scale, eps=modern.NORM_EPS,
             N_HEAD=config.n_head, KV_HEADS=config.kv_heads, HEAD_DIM=config.head_width, HALF=half,
-            QUERIES=attention_queries(config),
-            BLOCK_S=block_keys, LINES=cache_lines(config.head_width * keys.element_size()),
+            QUERIES=attention_queries(config), BLOCK_S=block_keys,
+            LINES=cache_lines(config.head_width * keys.element_size()),
             ROTATED=fused.rotation is not None, NORMED_HEADS=fused.is_normed,
         )  # fmt: skip
 
     @property
     def _n_columns(self) -> int:
         return self._state.ints.size(1)
-
-
-def max_width(config: ModelConfig) -> int:
-    """Return the most rows that a slot may have in a step: as many as share a tile of attention's queries."""
-    return attention_queries(config) // (config.n_head // config.kv_heads)
 
 
 def attention_queries(config: ModelConfig) -> int:

@@ -1,0 +1,208 @@
+"""Kernels of attention over the cache: from one new token per slot, or from several successive ones.
+
+Shapes as in `kernels.model`. There are two because the second is 1 % slower for one token (docs/log.md).
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from glassgpt.generation.gpu.kernels.common import LENGTH, prefetch, start_next_kernel, wait_for_previous_kernel
+
+
+@triton.jit(do_not_specialize=["slots", "capacity", "n_prefetched"])
+def attention_kernel(
+    slot_ints, qkv, keys, values, cos, sin, y, slots, capacity, n_prefetched, window, scale, eps,
+    N_HEAD: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, HALF: tl.constexpr, QUERIES: tl.constexpr,
+    BLOCK_S: tl.constexpr, LINES: tl.constexpr, ROTATED: tl.constexpr, NORMED_HEADS: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
+    """Attend from each row's new token, whose key and value are also stored: `attend` for one position.
+
+    Program (row, key head): all query heads that share the key head, over exactly as many keys as the row has. Softmax
+    in one pass with a running maximum (Milakov and Gimelshein 2018). Heads are loaded as two halves, which is how the
+    rotary embedding rotates them. The last `n_prefetched` keys are prefetched while the previous kernel still runs.
+    """
+    start_next_kernel(OVERLAP)
+    row, kv_head = tl.program_id(0), tl.program_id(1)
+    offset = (row * KV_HEADS + kv_head).to(tl.int64) * capacity * HEAD_DIM
+    key_rows, value_rows = keys + offset, values + offset
+    if OVERLAP:
+        # The length may still be that of the previous step, which is good enough for a hint.
+        likely_length = tl.minimum(tl.load(slot_ints + LENGTH * slots + row), capacity)
+        n_wanted = tl.minimum(n_prefetched, tl.where(window > 0, tl.minimum(window, likely_length), likely_length))
+        for start in tl.range(likely_length - n_wanted, likely_length, BLOCK_S):
+            prefetch(key_rows, start, likely_length, BLOCK_S, HEAD_DIM, HEAD_DIM, LINES)
+            prefetch(value_rows, start, likely_length, BLOCK_S, HEAD_DIM, HEAD_DIM, LINES)
+    wait_for_previous_kernel(OVERLAP)
+    GROUP: tl.constexpr = N_HEAD // KV_HEADS
+    half = tl.arange(0, HALF)
+    inside = half < HEAD_DIM // 2
+    length = tl.minimum(tl.load(slot_ints + LENGTH * slots + row), capacity)
+    position = tl.minimum(length, capacity - 1)
+    qkv_row = qkv + row * ((N_HEAD + 2 * KV_HEADS) * HEAD_DIM)
+    query, one = tl.arange(0, QUERIES), tl.arange(0, 1)
+    is_query = query < GROUP
+    q1, q2 = _load_halves(qkv_row, kv_head * GROUP + query, is_query, half, inside, HEAD_DIM)  # (QUERIES, HALF)
+    k1, k2 = _load_halves(qkv_row, N_HEAD + kv_head + one, one == 0, half, inside, HEAD_DIM)  # (1, HALF)
+    v1, v2 = _load_halves(qkv_row, N_HEAD + KV_HEADS + kv_head + one, one == 0, half, inside, HEAD_DIM)
+    if NORMED_HEADS:
+        q1, q2 = _norm_heads(q1, q2, eps, HEAD_DIM)
+        k1, k2 = _norm_heads(k1, k2, eps, HEAD_DIM)
+    if ROTATED:
+        cosine = tl.load(cos + position * (HEAD_DIM // 2) + half, inside, 0.0)[None, :]
+        sine = tl.load(sin + position * (HEAD_DIM // 2) + half, inside, 0.0)[None, :]
+        q1, q2 = _rotate(q1, q2, cosine, sine)
+        k1, k2 = _rotate(k1, k2, cosine, sine)
+    # Rounded as the cache stores them, so that this step sees what later steps see.
+    k1, k2 = k1.to(keys.dtype.element_ty), k2.to(keys.dtype.element_ty)
+    if length < capacity:
+        at = position * HEAD_DIM + half[None, :]
+        tl.store(key_rows + at, k1, inside[None, :])
+        tl.store(key_rows + at + HEAD_DIM // 2, k2, inside[None, :])
+        tl.store(value_rows + at, v1.to(values.dtype.element_ty), inside[None, :])
+        tl.store(value_rows + at + HEAD_DIM // 2, v2.to(values.dtype.element_ty), inside[None, :])
+    q1, q2 = q1.to(keys.dtype.element_ty), q2.to(keys.dtype.element_ty)
+    running_max = scale * tl.sum(q1.to(tl.float32) * k1.to(tl.float32) + q2.to(tl.float32) * k2.to(tl.float32), 1)
+    total = tl.full((QUERIES,), 1.0, tl.float32)
+    o1, o2 = tl.broadcast_to(v1, (QUERIES, HALF)), tl.broadcast_to(v2, (QUERIES, HALF))
+    first = tl.where(window > 0, tl.maximum(position + 1 - window, 0), 0)
+    for start in tl.range(first // BLOCK_S * BLOCK_S, position, BLOCK_S):
+        s = start + tl.arange(0, BLOCK_S)
+        visible = (s >= first) & (s < position)
+        running_max, total, o1, o2 = _attend_to_block(
+            q1, q2, key_rows, value_rows, s, visible, visible[None, :], half, inside, scale,
+            running_max, total, o1, o2, HEAD_DIM,
+        )  # fmt: skip
+    out = y + (row * N_HEAD + kv_head * GROUP + query[:, None]) * HEAD_DIM + half[None, :]
+    is_out = is_query[:, None] & inside[None, :]
+    tl.store(out, (o1 / total[:, None]).to(y.dtype.element_ty), is_out)
+    tl.store(out + HEAD_DIM // 2, (o2 / total[:, None]).to(y.dtype.element_ty), is_out)
+
+
+@triton.jit(do_not_specialize=["slots", "width", "capacity", "n_prefetched"])
+def row_attention_kernel(
+    slot_ints, qkv, keys, values, cos, sin, y, slots, width, capacity, n_prefetched, window, scale, eps,
+    N_HEAD: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, HALF: tl.constexpr, QUERIES: tl.constexpr,
+    BLOCK_S: tl.constexpr, LINES: tl.constexpr, ROTATED: tl.constexpr, NORMED_HEADS: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
+    """Attend from the new tokens of each slot, whose keys and values are also stored: `attend` for `width` positions.
+
+    Otherwise as `attention_kernel`. Program (slot, key head): all queries of the slot's rows (`width` successive ones,
+    at successive positions) that share the key head.
+
+    A row's own key comes first and all others in the order of the cache, even those of the same slot's new tokens; a
+    key that a row does not see adds exactly nothing. So a row gives the same bits with any `width`, which is no
+    compile-time constant either: it is the same machine code. They are also the bits of `attention_kernel`, except where
+    keys are normalized: the compiler adds their squares in another order, because there are as many keys as queries.
+    """
+    start_next_kernel(OVERLAP)
+    slot, kv_head = tl.program_id(0), tl.program_id(1)
+    offset = (slot * KV_HEADS + kv_head).to(tl.int64) * capacity * HEAD_DIM
+    key_rows, value_rows = keys + offset, values + offset
+    if OVERLAP:
+        # The length may still be that of the previous step, which is good enough for a hint.
+        likely_length = tl.minimum(tl.load(slot_ints + LENGTH * slots + slot * width), capacity)
+        n_wanted = tl.minimum(n_prefetched, tl.where(window > 0, tl.minimum(window, likely_length), likely_length))
+        for start in tl.range(likely_length - n_wanted, likely_length, BLOCK_S):
+            prefetch(key_rows, start, likely_length, BLOCK_S, HEAD_DIM, HEAD_DIM, LINES)
+            prefetch(value_rows, start, likely_length, BLOCK_S, HEAD_DIM, HEAD_DIM, LINES)
+    wait_for_previous_kernel(OVERLAP)
+    GROUP: tl.constexpr = N_HEAD // KV_HEADS
+    half, query = tl.arange(0, HALF), tl.arange(0, QUERIES)
+    inside, is_query = half < HEAD_DIM // 2, query < GROUP * width
+    nth = tl.minimum(query // GROUP, width - 1)  # which of the slot's new tokens
+    row = slot * width + nth
+    length = tl.minimum(tl.load(slot_ints + LENGTH * slots + slot * width), capacity)
+    at_first, at_last = tl.minimum(length, capacity - 1), tl.minimum(length + width, capacity) - 1
+    position = tl.minimum(length + nth, capacity - 1)  # (QUERIES,)
+    heads, query_head = row * (N_HEAD + 2 * KV_HEADS), kv_head * GROUP + query % GROUP
+    q1, q2 = _load_halves(qkv, heads + query_head, is_query, half, inside, HEAD_DIM)  # (QUERIES, HALF)
+    k1, k2 = _load_halves(qkv, heads + N_HEAD + kv_head, is_query, half, inside, HEAD_DIM)
+    v1, v2 = _load_halves(qkv, heads + N_HEAD + KV_HEADS + kv_head, is_query, half, inside, HEAD_DIM)
+    if NORMED_HEADS:
+        q1, q2 = _norm_heads(q1, q2, eps, HEAD_DIM)
+        k1, k2 = _norm_heads(k1, k2, eps, HEAD_DIM)
+    at = position[:, None] * HEAD_DIM + half[None, :]
+    if ROTATED:
+        angle = position[:, None] * (HEAD_DIM // 2) + half[None, :]
+        valid = is_query[:, None] & inside[None, :]
+        cosine, sine = tl.load(cos + angle, valid, 0.0), tl.load(sin + angle, valid, 0.0)
+        q1, q2 = _rotate(q1, q2, cosine, sine)
+        k1, k2 = _rotate(k1, k2, cosine, sine)
+    # Rounded as the cache stores them, so that this step sees what later steps see.
+    k1, k2 = k1.to(keys.dtype.element_ty), k2.to(keys.dtype.element_ty)
+    is_new = (is_query & (query % GROUP == 0) & (length + nth < capacity))[:, None] & inside[None, :]
+    tl.store(key_rows + at, k1, is_new)
+    tl.store(key_rows + at + HEAD_DIM // 2, k2, is_new)
+    tl.store(value_rows + at, v1.to(values.dtype.element_ty), is_new)
+    tl.store(value_rows + at + HEAD_DIM // 2, v2.to(values.dtype.element_ty), is_new)
+    if width > 1:
+        tl.debug_barrier()  # other threads load what was stored just now
+    q1, q2 = q1.to(keys.dtype.element_ty), q2.to(keys.dtype.element_ty)
+    running_max = scale * tl.sum(q1.to(tl.float32) * k1.to(tl.float32) + q2.to(tl.float32) * k2.to(tl.float32), 1)
+    total = tl.full((QUERIES,), 1.0, tl.float32)
+    o1, o2 = v1, v2
+    first = tl.where(window > 0, tl.maximum(position + 1 - window, 0), 0)  # (QUERIES,)
+    first_of_all = tl.where(window > 0, tl.maximum(at_first + 1 - window, 0), 0)
+    for start in tl.range(first_of_all // BLOCK_S * BLOCK_S, at_last, BLOCK_S):
+        s = start + tl.arange(0, BLOCK_S)
+        is_loaded = (s >= first_of_all) & (s < at_last)
+        visible = (s[None, :] >= first[:, None]) & (s[None, :] < position[:, None])  # (QUERIES, BLOCK_S)
+        running_max, total, o1, o2 = _attend_to_block(
+            q1, q2, key_rows, value_rows, s, is_loaded, visible, half, inside, scale,
+            running_max, total, o1, o2, HEAD_DIM,
+        )  # fmt: skip
+    out = y + (row * N_HEAD + query_head)[:, None] * HEAD_DIM + half[None, :]
+    is_out = is_query[:, None] & inside[None, :]
+    tl.store(out, (o1 / total[:, None]).to(y.dtype.element_ty), is_out)
+    tl.store(out + HEAD_DIM // 2, (o2 / total[:, None]).to(y.dtype.element_ty), is_out)
+
+
+@triton.jit
+def _attend_to_block(
+    q1, q2, key_rows, value_rows, s, is_loaded, visible, half, inside, scale,
+    running_max, total, o1, o2, HEAD_DIM: tl.constexpr,
+):  # fmt: skip
+    """Continue the softmax and its two halves of output with the keys at `s` (BLOCK_S,), as far as they are visible.
+
+    `visible` is (1 or QUERIES, BLOCK_S); `is_loaded` (BLOCK_S,) says which keys any query sees.
+    """
+    key_at = half[:, None] + s[None, :] * HEAD_DIM  # (HALF, BLOCK_S)
+    is_key = inside[:, None] & is_loaded[None, :]
+    scores = tl.dot(q1, tl.load(key_rows + key_at, is_key, 0.0), input_precision="ieee")
+    scores = tl.dot(q2, tl.load(key_rows + key_at + HEAD_DIM // 2, is_key, 0.0), scores, input_precision="ieee")
+    scores = tl.where(visible, scores * scale, float("-inf"))
+    new_max = tl.maximum(running_max, tl.max(scores, 1))
+    weights = tl.exp(scores - new_max[:, None])
+    rescale = tl.exp(running_max - new_max)
+    total = total * rescale + tl.sum(weights, 1)
+    weights = weights.to(value_rows.dtype.element_ty)
+    value_at = s[:, None] * HEAD_DIM + half[None, :]  # (BLOCK_S, HALF)
+    is_value = is_loaded[:, None] & inside[None, :]
+    value1 = tl.load(value_rows + value_at, is_value, 0.0)
+    value2 = tl.load(value_rows + value_at + HEAD_DIM // 2, is_value, 0.0)
+    o1 = tl.dot(weights, value1, o1 * rescale[:, None], input_precision="ieee")
+    o2 = tl.dot(weights, value2, o2 * rescale[:, None], input_precision="ieee")
+    return new_max, total, o1, o2
+
+
+@triton.jit
+def _load_halves(pointer, heads, is_head, half, inside, HEAD_DIM: tl.constexpr):
+    """Load the first and the second half of some heads, in float32."""
+    at = pointer + heads[:, None] * HEAD_DIM + half[None, :]
+    valid = is_head[:, None] & inside[None, :]
+    return tl.load(at, valid, 0.0).to(tl.float32), tl.load(at + HEAD_DIM // 2, valid, 0.0).to(tl.float32)
+
+
+@triton.jit
+def _norm_heads(first, second, eps, HEAD_DIM: tl.constexpr):
+    """Apply `RMSNorm` to each head."""
+    scale = tl.rsqrt(tl.sum(first * first + second * second, 1) / HEAD_DIM + eps)[:, None]
+    return first * scale, second * scale
+
+
+@triton.jit
+def _rotate(first, second, cosine, sine):
+    """Apply Modern's `RotaryEmbedding`; Llama's rotates the other way, which is the same with sines of other sign."""
+    return first * cosine + second * sine, second * cosine - first * sine
