@@ -73,8 +73,9 @@ def single_steps(
     step_type: type[FusedStep], model: LanguageModel, tokens: torch.Tensor
 ) -> tuple[KVCache, list[torch.Tensor]]:
     """Return the cache and each position's logits after steps of one token per slot, with a kind of step."""
-    device, config = next(model.parameters()).device, model.config
-    cache = KVCache(config, tokens.size(0), 512, dtype=torch.bfloat16, device=device)
+    parameter, config = next(model.parameters()), model.config
+    device = parameter.device
+    cache = KVCache(config, tokens.size(0), 512, dtype=parameter.dtype, device=device)
     state = SlotState(tokens.size(0), config.vocab_size, device)
     step = step_type(model, cache, state, config.vocab_size)
     logits: list[torch.Tensor] = []

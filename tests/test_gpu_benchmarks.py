@@ -131,6 +131,25 @@ def test_agreement_checks_pass_and_detect_differences(agreement, monkeypatch):
         agreement.agreement(model, tokens=2, rows=3, mixture=mixture)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for Triton's interpreter")
+def test_differing_rows_are_counted(monkeypatch):
+    pytest.importorskip("triton", reason="Triton is for Linux")
+    script = load_script("gpu_lookup", monkeypatch)
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(vocab_size=48, context_length=32, n_layer=1, n_head=1, n_embd=4)).eval()
+    assert script.differing_rows(model, length=22) == {"no proposals": 0, "2": 0, "5": 0, "8": 0, "16": 0}
+
+    class Shifted(script.RowStep):
+        def feed(self, rows):
+            super().feed(rows)
+            if self.width > 1:
+                self.logits[1] += 1
+
+    monkeypatch.setattr(script, "RowStep", Shifted)
+    assert script.differing_rows(model, length=22) == {"no proposals": 0, "2": 1, "5": 1, "8": 1, "16": 1}
+
+
 def test_rows_can_have_absolute_targets(monkeypatch):
     pytest.importorskip("triton", reason="Triton is for Linux")
     script = load_script("gpu_generate", monkeypatch)

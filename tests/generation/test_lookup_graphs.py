@@ -147,8 +147,7 @@ def test_accepts_up_to_the_first_wrong_proposal():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("keys", [2, 256])
-@pytest.mark.parametrize("most", [1, 4])
+@pytest.mark.parametrize(("keys", "most"), [(2, 1), (2, 4), (256, 4)])
 @torch.inference_mode()
 def test_rows_of_one_slot_are_bit_equal_to_single_steps(shape, keys, most, monkeypatch):
     """Single steps use the other attention kernel. Also where they see keys of each other, whatever the rows behind them hold, and beside a slot of other length."""
