@@ -7,7 +7,8 @@
     python benchmarks/multimodal.py collect results --out benchmarks/results/multimodal.json
 
 Each training writes `results/TASK-LABEL-SEED.json` as soon as it is evaluated, so that several can run at once. The test rows take
-no part in training: no checkpoint is chosen by them. `--minutes` measures the time of a step first, and then chooses the number of
+no part in training: no checkpoint is chosen by them. The checkpoint with the lowest validation loss is evaluated, and the
+last one besides if that is another, because the loss can rise while answers get better. `--minutes` measures the time of a step first, and then chooses the number of
 steps that takes about so long.
 """
 
@@ -25,6 +26,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from glassgpt.training.checkpoint_layout import resolve_pointer
+from glassgpt.training.run_folder import RunFolder
 from multimodal_parts.collecting import collect
 from multimodal_parts.machine import description
 
@@ -148,11 +151,20 @@ def step_seconds(run: Path) -> float:
     )
 
 
-def evaluate(commands: Commands, run: Path, rows: Path, out: Path, top: int) -> dict[str, Any]:
+def evaluate(
+    commands: Commands, run: Path, rows: Path, out: Path, top: int, checkpoint: str = "best"
+) -> dict[str, Any]:
     """Return the figures of a run on rows, without the answers, which stay in a file."""
-    commands.run("evaluate", run, "--rows", rows, "--top", str(top), "--json-file", out, "--force")
+    words = ("--top", str(top), "--checkpoint", checkpoint, "--json-file", out, "--force")
+    commands.run("evaluate", run, "--rows", rows, *words)
     figures = json.loads(out.read_text())
     return {key: value for key, value in figures.items() if key != "answers"}
+
+
+def best_is_last(run: Path) -> bool:
+    """Return whether the checkpoint with the lowest validation loss is the last one."""
+    best, last = (resolve_pointer(RunFolder(run), pointer) for pointer in ("best", "latest"))
+    return best in (None, last)
 
 
 def train_task(arguments: argparse.Namespace) -> None:
@@ -164,9 +176,13 @@ def train_task(arguments: argparse.Namespace) -> None:
     data, run = arguments.data or out / f"{arguments.task}-data", arguments.runs / name
     prepare(commands, task, rows, data)
     seconds = train(commands, task, data, run, [*arguments.settings, f"seed={arguments.seed}"], arguments.minutes)
-    figures = {"test": evaluate(commands, run, rows / "test.jsonl", out / f"{name}.answers.json", arguments.top)}
+    parts = {"test": (rows / "test.jsonl", f"{name}.answers.json", arguments.top)}
     if task.tuned and (rows / task.tuned).is_file():
-        figures["tuned on"] = evaluate(commands, run, rows / task.tuned, out / f"{name}.tuned.json", 0)
+        parts["tuned on"] = rows / task.tuned, f"{name}.tuned.json", 0
+    figures = {part: evaluate(commands, run, path, out / file, top) for part, (path, file, top) in parts.items()}
+    if not best_is_last(run):
+        for part, (path, file, top) in parts.items():
+            figures[f"{part}, last checkpoint"] = evaluate(commands, run, path, out / f"last-{file}", top, "latest")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     write(out / f"{name}.json", {
         "task": arguments.task, "label": arguments.label, "seed": arguments.seed, "settings": arguments.settings,

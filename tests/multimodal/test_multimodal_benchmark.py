@@ -80,3 +80,31 @@ def test_results_have_figures_without_answers_and_are_collected(script, data, tm
 def test_a_command_that_fails_is_named(script, tmp_path):
     with pytest.raises(SystemExit, match=r"glassgpt train none failed \(2\)"):
         script.Commands(tmp_path / "log").run("train", "none")
+
+
+def test_the_last_checkpoint_is_evaluated_besides_the_best(script, data, tmp_path, monkeypatch, capsys):
+    commands = Recorded()
+    monkeypatch.setattr(script, "Commands", lambda log: commands)
+    arguments = ["train", "emoji", "--rows", str(tmp_path), "--data", str(data), "--runs", str(tmp_path / "runs")]
+    (tmp_path / "tune.jsonl").touch()
+    train = script.train
+
+    def train_and_save(commands, task, data, run, settings, minutes):
+        seconds = train(commands, task, data, run, settings, minutes)
+        for step in (4, 8):
+            (run / f"checkpoints/step-{step:06d}").mkdir(parents=True)
+        (run / "checkpoints/best").write_text("step-000004\n")
+        (run / "checkpoints/latest").write_text("step-000008\n")
+        return seconds
+
+    monkeypatch.setattr(script, "train", train_and_save)
+    script.main([*arguments, "--out", str(tmp_path / "out")])
+    figures = json.loads((tmp_path / "out/emoji-preset-1.json").read_text())["figures"]
+    assert list(figures) == ["test", "tuned on", "test, last checkpoint", "tuned on, last checkpoint"]
+    asked = [
+        words.split()[words.split().index("--checkpoint") + 1] for words in commands.done if "evaluate" in words[:9]
+    ]
+    assert asked == ["best", "best", "latest", "latest"]
+    assert {"emoji-preset-1.answers.json", "last-emoji-preset-1.answers.json"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
