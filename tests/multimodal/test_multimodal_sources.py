@@ -96,7 +96,7 @@ MISTAKES = [
     ({"image": "x.png"}, "the keys are image; a row needs text, content or messages to learn"),
     ({"image": "x.png", "text": " "}, "text is empty"),
     ({"image": "x.png", "text": 3}, "text is int; it must be text"),
-    ({"image": [None], "text": "a"}, "image is missing or null"),
+    ({"image": [None], "text": "a"}, "image is None; it must be the path of a file"),
     ({"image": "x.png", "text": None}, "the keys are image; a row needs text"),
     ({"image": "", "text": "a"}, "it must be the path of a file"),
     ({"image": "a\0b", "text": "a"}, "it must be the path of a file"),

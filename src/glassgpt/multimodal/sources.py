@@ -211,7 +211,7 @@ def _media(given: Any, modality: Modality, base: Path, origin: str) -> list[Medi
 
 
 def _medium(given: Any, modality: Modality, base: Path, origin: str) -> MediaSource:
-    place = _text(given, modality, origin)
+    place = given if isinstance(given, str) else ""
     if place.startswith("data:"):
         header, comma, data = place.partition(",")
         if not comma or not header.endswith(";base64"):
@@ -220,7 +220,7 @@ def _medium(given: Any, modality: Modality, base: Path, origin: str) -> MediaSou
     if "://" in place:
         raise DataError(f"{origin}: {place!r:.{SHOWN}} is a URL, and nothing is fetched; download it and give its path")
     if not place or "\0" in place:
-        raise DataError(f"{origin}: {modality} is {place!r:.{SHOWN}}; it must be the path of a file")
+        raise DataError(f"{origin}: {modality} is {given!r:.{SHOWN}}; it must be the path of a file")
     return MediaSource(modality, base / place)
 
 
