@@ -17,6 +17,7 @@ from glassgpt.generation.engine.scheduler import Scheduler
 from glassgpt.generation.engine.sequence import Request, SequenceState
 from glassgpt.generation.engine.speculative import SpeculativeDecoder, SpeculativeDecoding
 from glassgpt.generation.gpu import graphs, lookup, lookup_graphs, sampler, tiles
+from glassgpt.generation.gpu.kernels.attention import attention_kernel, row_attention_kernel
 from glassgpt.generation.gpu.lookup import LookupState
 from glassgpt.generation.gpu.lookup_graphs import LookupDecoder
 from glassgpt.generation.gpu.row_step import RowStep, max_width
@@ -150,7 +151,7 @@ def test_accepts_up_to_the_first_wrong_proposal():
 @pytest.mark.parametrize(("keys", "most"), [(2, 1), (2, 4), (256, 4)])
 @torch.inference_mode()
 def test_rows_of_one_slot_are_bit_equal_to_single_steps(shape, keys, most, monkeypatch):
-    """Single steps use the other attention kernel. Also where they see keys of each other, whatever the rows behind them hold, and beside a slot of other length."""
+    """Single steps use the other attention kernel, unless keys are normalized. Also where they see keys of each other, whatever the rows behind them hold, and beside a slot of other length."""
     monkeypatch.setattr(tiles, "ATTENTION_KEYS", keys)
     config = SHAPES[shape]
     model = random_model(config)
@@ -177,6 +178,19 @@ def test_rows_of_one_slot_are_bit_equal_to_single_steps(shape, keys, most, monke
         assert torch.equal(several.logits[slot * width :][:width], wanted[slot, at : at + width])
         for ours, theirs in ((cache.keys, plain.keys), (cache.values, plain.values)):
             assert torch.equal(ours[:, slot, :, : at + width], theirs[:, slot, :, : at + width])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@torch.inference_mode()
+def test_models_with_normalized_keys_have_one_attention_kernel(shape, monkeypatch):
+    """Compiled, the two kernels add the squares of a key in different orders, which the interpreter cannot show."""
+    used = []
+    monkeypatch.setattr(FusedStep, "_launch_attention", lambda self, kernel, *rest, **more: used.append(kernel))
+    model = random_model(SHAPES[shape])
+    for kind in (FusedStep, RowStep):
+        kind(model, KVCache(SHAPES[shape], 2, 16), SlotState(2, V, CPU), V).feed(2)
+    kernels = {"modern": {row_attention_kernel}}.get(SHAPES[shape].arch, {attention_kernel, row_attention_kernel})
+    assert set(used) == kernels
 
 
 SETTINGS = [

@@ -2,8 +2,8 @@
 
 A round costs hardly more than a step of `GraphDecoder`, since the kernels' tiles have 16 rows anyway, and yields one
 token or more. A proposed token is accepted if and only if it is the token that the noise of its position selects; the
-rows of a round have the same bits as steps of one token. So the text is the same, token for token. (Steps of
-`GraphDecoder` have these bits, too, except where keys are normalized: see `kernels.attention`.)
+rows of a round have the same bits as steps of one token, also those of `GraphDecoder`. So the text is the same, token
+for token.
 
 The host version is `SpeculativeDecoder` with `PromptLookup`, whose proposals are the same.
 """

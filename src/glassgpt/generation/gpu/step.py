@@ -12,7 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
-from glassgpt.generation.gpu.kernels.attention import attention_kernel
+from glassgpt.generation.gpu.kernels.attention import attention_kernel, row_attention_kernel
 from glassgpt.generation.gpu.kernels.model import (
     add_norm_kernel,
     embed_kernel,
@@ -115,7 +115,10 @@ class FusedStep:
         )
 
     def _attend(self, layer: int, qkv: Tensor, attended: Tensor) -> None:
-        self._launch_attention(attention_kernel, qkv.size(0), layer, qkv, attended)
+        if self._fused.is_normed:  # the bits of a step of several rows, in which squares of keys are added in its order
+            self._launch_attention(row_attention_kernel, qkv.size(0), layer, qkv, attended, width=1)
+        else:
+            self._launch_attention(attention_kernel, qkv.size(0), layer, qkv, attended)
 
     def _launch_attention(
         self, kernel: Any, slots: int, layer: int, qkv: Tensor, attended: Tensor, **more: int

@@ -1,6 +1,7 @@
 """Kernels of attention over the cache: from one new token per slot, or from several successive ones.
 
-Shapes as in `kernels.model`. There are two because the second is 1 % slower for one token (docs/log.md).
+Shapes as in `kernels.model`. There are two because the second is 1 % slower for one token (docs/log.md); models
+whose keys are normalized use the second alone, so that the bits of a row never depend on the number of rows.
 """
 
 from __future__ import annotations
@@ -94,7 +95,8 @@ def row_attention_kernel(
     A row's own key comes first and all others in the order of the cache, even those of the same slot's new tokens; a
     key that a row does not see adds exactly nothing. So a row gives the same bits with any `width`, which is no
     compile-time constant either: it is the same machine code. They are also the bits of `attention_kernel`, except where
-    keys are normalized: the compiler adds their squares in another order, because there are as many keys as queries.
+    keys are normalized: the compiler adds their squares in another order, because there are as many keys as queries. Models
+    with such a norm use this kernel for single tokens, too.
     """
     start_next_kernel(OVERLAP)
     slot, kv_head = tl.program_id(0), tl.program_id(1)
