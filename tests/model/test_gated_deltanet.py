@@ -196,10 +196,11 @@ def test_states_of_chunks_equal_the_loop_forward_and_backward():
 def test_training_warns_of_the_replaced_kernel(hopper, capsys):
     trainer = SimpleNamespace(
         model=build_model(CONFIG), dist=SimpleNamespace(world_size=1), state=SimpleNamespace(train_tokens=9),
+        train_step=SimpleNamespace(has_packed_rows=False),
         config=SimpleNamespace(train=SimpleNamespace(max_steps=3, batch_tokens=64)),
         hardware=SimpleNamespace(
             device=torch.device("cuda"), precision="bf16", describe=lambda: "H200",
-            attention_kernel=Hardware(torch.device("cuda"), "bf16", compile=True).attention_kernel,
+            describe_attention=Hardware(torch.device("cuda"), "bf16", compile=True).describe_attention,
         ),
     )  # fmt: skip
     for triton, warned in (("3.6.0", True), ("3.7.1", False)):
@@ -217,6 +218,7 @@ def test_training_warns_of_the_replaced_kernel(hopper, capsys):
 def test_parts_of_the_user_are_not_called_attention(own, told, capsys):
     trainer = SimpleNamespace(
         model=build_model(CONFIG), dist=SimpleNamespace(world_size=1), state=SimpleNamespace(train_tokens=9),
+        train_step=SimpleNamespace(has_packed_rows=False),
         config=SimpleNamespace(train=SimpleNamespace(max_steps=3, batch_tokens=64)),
         hardware=Hardware(torch.device("cpu"), "fp32", compile=False),
     )  # fmt: skip
