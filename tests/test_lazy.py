@@ -40,6 +40,14 @@ def test_what_was_imported_counts_as_old_unless_the_caller_has_frozen_objects(fr
     assert called == expected
 
 
+def test_what_a_command_has_exempted_stays_so_while_more_is_imported(monkeypatch):
+    monkeypatch.setattr(lazy, "_frozen_for_good", 50_000)
+    monkeypatch.setattr(lazy.gc, "get_freeze_count", lambda: 50_000)
+    monkeypatch.setattr(lazy.gc, "unfreeze", lambda: pytest.fail("everything would be searched at the end"))
+    with without_collecting():
+        pass
+
+
 def test_objects_are_frozen_when_a_module_is_new(monkeypatch):
     frozen = []
     monkeypatch.setattr(lazy, "_frozen_for_good", 0)  # restored afterwards

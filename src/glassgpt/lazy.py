@@ -44,7 +44,7 @@ def without_collecting() -> Generator[None]:
     try:
         yield
     finally:
-        if not caller_has_frozen():
+        if gc.get_freeze_count() <= MOST_FROZEN_BY_PYTHON:  # or what is exempt for good would no longer be
             gc.freeze()
             gc.unfreeze()  # into the oldest generation: the next collection would search it, as it is new
         if was_enabled:
