@@ -135,7 +135,7 @@ class DatasetSummary:
         except (OSError, ValueError) as error:
             raise DataError(f"{path} is damaged or not a glassgpt dataset: {error}; prepare the data again") from error
         file_format, version = fields.pop("format", None), fields.pop("version", None)
-        if file_format != FORMAT or version != FORMAT_VERSION:
+        if file_format != FORMAT or isinstance(version, bool) or version != FORMAT_VERSION:  # True equals 1
             raise DataError(
                 f"{path} has format {file_format} {version}, expected {FORMAT} {FORMAT_VERSION}; "
                 "update glassgpt or prepare the data again"
