@@ -101,9 +101,8 @@ class AsyncGeneration:
         """Yield the continuation piece by piece, for `async for`; see `stream` and `aiterate_many`."""
         options = single_sample(options)
         checked_options(options)
-        now = (
-            None if not (is_empty(images) and is_empty(audio)) else self._request([prompt], options)[0]
-        )  # so that mistakes are raised at once
+        has_no_media = is_empty(images) and is_empty(audio)
+        now = self._request([prompt], options)[0] if has_no_media else None  # so that mistakes are raised at once
 
         async def pieces() -> AsyncGenerator[str, None]:
             chunks = now or self._request([await self._decoded(prompt, images, audio)], options)[0]

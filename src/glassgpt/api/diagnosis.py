@@ -140,9 +140,8 @@ def _doctor_config(config: RunConfig, out: Path, *, rate_range: bool, coordinate
         weights = find_checkpoint(RunFolder(Path(config.init_from)).require(), "best")
         state = read_state(weights)
         known_loss = state.best_loss
-        if dataset is not None and not isinstance(
-            dataset, MultimodalDataset
-        ):  # its tokenizer may have begin tokens more
+        # The tokenizer of a dataset with media may have begin tokens more.
+        if dataset is not None and not isinstance(dataset, MultimodalDataset):
             fits = check_tokenizer(state.tokenizer_fingerprint, dataset)
             yield fits
             if not fits.passed:  # the weights cannot be used
@@ -161,10 +160,8 @@ def _plan(config: RunConfig, dataset: TokenDataset | None, out: Path) -> diagnos
     """Return the training of a configuration without problems, with data, model and adapter as `train` would have them."""
     if dataset is None and not config.preference.data:
         vocab_size = config.model.vocab_size or GPT2_VOCAB_SIZE
-        resolved, trained_on = (
-            dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocab_size)),
-            None,
-        )
+        resolved = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocab_size))
+        trained_on = None
     else:
         resolved = resolve_config(config, None)
         trained_on = open_data(resolved)
