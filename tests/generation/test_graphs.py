@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -10,20 +11,17 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is for Linux")
 
+from decoded_sequences import numbers, outputs, random_model
+
 from glassgpt.errors import GenerationError
 from glassgpt.generation.engine.decoding import StepwiseDecoder
 from glassgpt.generation.engine.sampling import gumbel_noise, sample
-from glassgpt.generation.engine.scheduler import Scheduler
-from glassgpt.generation.engine.sequence import Request, SequenceState
 from glassgpt.generation.gpu import graphs, prompt_graphs, sampler, shapes, tiles
 from glassgpt.generation.gpu.graphs import GraphDecoder
 from glassgpt.generation.gpu.layers import can_fuse
 from glassgpt.generation.gpu.sampler import SamplingLimits
 from glassgpt.generation.gpu.slots import SlotState
 from glassgpt.generation.gpu.step import FusedStep
-from glassgpt.generation.options import GenerationOptions
-from glassgpt.generation.processors.pipeline import build_processors
-from glassgpt.model.build import build_model
 from glassgpt.model.cache import KVCache
 from glassgpt.model.config import ModelConfig
 
@@ -68,43 +66,13 @@ SHAPES = {
 QUICK_SHAPES = ("without biases", "modern, grouped keys, sliding window")
 
 
-def random_model(config):
-    torch.manual_seed(3)
-    model = build_model(config).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    return model
-
-
 @pytest.fixture(scope="module")
 def model():
     return random_model(dataclasses.replace(GPT2_SHAPE, n_head=1, n_embd=4))
 
 
-class Vocabulary:
-    """The part of a tokenizer that logits processors use."""
-
-    vocab_size, end_of_text, name = V, V - 1, "numbers"
-
-
-def sequence_of(prompt, index=0, limit=6, **settings):
-    options = GenerationOptions(**{"top_p": 1.0, "seed": 5, "num_samples": index + 1, **settings})
-    options.check()
-    processors = tuple(build_processors(options, Vocabulary()))
-    return SequenceState(Request(0, tuple(prompt), options, processors, options.seed, limit), index)
-
-
-@torch.inference_mode()
-def run(model, rows, decoder, slots=4, capacity=24, end=None):
-    """Return each sequence's output under continuous batching; it ends at its limit or with the token `end`."""
-    scheduler = Scheduler(model, decoder(model, V, slots, capacity))
-    for row in rows:
-        scheduler.add(row)
-    while not scheduler.is_idle:
-        for row, token in scheduler.step():
-            if row.is_full or token == end:
-                scheduler.finish(row)
-    return [row.output_ids for row in rows]
+sequence_of = partial(numbers, V)
+run = partial(outputs, V)
 
 
 @pytest.mark.parametrize(

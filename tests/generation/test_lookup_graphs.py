@@ -2,19 +2,20 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import pytest
 import torch
 
 pytest.importorskip("triton", reason="Triton is for Linux")
 
+from decoded_sequences import numbers, outputs, random_model
+
 from glassgpt.errors import GenerationError
 from glassgpt.generation.engine import speculative
 from glassgpt.generation.engine.acceptance import AcceptanceStats
 from glassgpt.generation.engine.decoding import StepwiseDecoder
 from glassgpt.generation.engine.drafting import lookup_draft
-from glassgpt.generation.engine.scheduler import Scheduler
-from glassgpt.generation.engine.sequence import Request, SequenceState
 from glassgpt.generation.engine.speculative import SpeculativeDecoder, SpeculativeDecoding
 from glassgpt.generation.gpu import graphs, lookup, lookup_graphs, sampler, tiles
 from glassgpt.generation.gpu.kernels.attention import attention_kernel, row_attention_kernel
@@ -23,9 +24,6 @@ from glassgpt.generation.gpu.lookup_graphs import LookupDecoder
 from glassgpt.generation.gpu.row_step import RowStep, max_width
 from glassgpt.generation.gpu.slots import SlotState
 from glassgpt.generation.gpu.step import FusedStep
-from glassgpt.generation.options import GenerationOptions
-from glassgpt.generation.processors.pipeline import build_processors
-from glassgpt.model.build import build_model
 from glassgpt.model.cache import KVCache
 from glassgpt.model.config import ModelConfig
 
@@ -48,14 +46,6 @@ SHAPES = {
 }  # fmt: skip
 
 
-def random_model(config):
-    torch.manual_seed(3)
-    model = build_model(config).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    return model
-
-
 @pytest.fixture(scope="module")
 def model():
     return random_model(GPT2)
@@ -69,36 +59,14 @@ def _small_kernels(monkeypatch):
     monkeypatch.setattr(lookup_graphs, "ROUNDS_PER_LAUNCH", 2)
 
 
-class Vocabulary:
-    """The part of a tokenizer that logits processors use."""
-
-    vocab_size, end_of_text, name = V, V - 1, "numbers"
-
-
-def sequence_of(prompt, index=0, limit=9, **settings):
-    options = GenerationOptions(**{"top_p": 1.0, "seed": 5, "num_samples": index + 1, **settings})
-    options.check()
-    processors = tuple(build_processors(options, Vocabulary()))
-    return SequenceState(Request(0, tuple(prompt), options, processors, options.seed, limit), index)
+sequence_of = partial(numbers, V, limit=9)
+run = partial(outputs, V, capacity=CAPACITY)
 
 
 def with_lookup(stats, max_draft=4):
     return lambda model, vocab_size, slots, capacity: LookupDecoder(
         model, vocab_size, slots, capacity, max_draft, stats
     )
-
-
-@torch.inference_mode()
-def run(model, rows, decoder, slots=4, capacity=CAPACITY, end=None):
-    """Return each sequence's output under continuous batching; it ends at its limit or with the token `end`."""
-    scheduler = Scheduler(model, decoder(model, V, slots, capacity))
-    for row in rows:
-        scheduler.add(row)
-    while not scheduler.is_idle:
-        for row, token in scheduler.step():
-            if row.is_full or token == end:
-                scheduler.finish(row)
-    return [row.output_ids for row in rows]
 
 
 @pytest.mark.parametrize("block", [4, 64])
