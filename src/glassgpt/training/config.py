@@ -34,7 +34,8 @@ class TrainConfig:
         clip_norm: largest global gradient norm; larger gradients are scaled down. 0 switches clipping off.
         precision: arithmetic of the forward pass; auto is bf16 on a GPU that supports it and fp32 elsewhere.
         fp8: products in 8-bit floats, which newer GPUs compute faster and which round more: head are those of the head and
-            its loss, all also those of the blocks. Needs bf16 and a GPU of compute capability 8.9 (Ada) or newer.
+            its loss, mlp also those of the MLPs, all also those of attention's layers. Needs bf16 and a GPU of compute
+            capability 8.9 (Ada) or newer.
         device: device to train on; auto takes CUDA, then MPS, then the CPU.
         compile: whether to use torch.compile; auto uses it on CUDA, where it pays off.
         deterministic: whether a run on a GPU ends with the same bits each time it is trained or resumed; on a CPU it always
@@ -67,7 +68,7 @@ class TrainConfig:
     learning_rate: float = 6e-4
     clip_norm: float = 1.0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    fp8: Literal["off", "head", "all"] = "off"
+    fp8: Literal["off", "head", "mlp", "all"] = "off"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     deterministic: Literal["auto", "on", "off"] = "auto"

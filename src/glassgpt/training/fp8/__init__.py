@@ -12,20 +12,19 @@ from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.config import TrainConfig
 from glassgpt.training.fp8.checks import require_fp8
 from glassgpt.training.fp8.head import FP8HeadLoss
-from glassgpt.training.fp8.linear import convert
+from glassgpt.training.fp8.linear import convert, layers_in_8_bits
 
 __all__ = ["fp8_loss"]
 
 
 def fp8_loss(model: LanguageModel, train: TrainConfig) -> FP8HeadLoss:
-    """Return the loss for `train.fp8`; with `all`, the linear layers of the model's blocks are converted in place.
+    """Return the loss for `train.fp8`; with `mlp` and `all`, linear layers of the model's blocks are converted in place.
 
     Raises:
         ConfigError: the device has no 8-bit products, or sizes do not fit.
     """
     require_fp8(model, train)
-    if train.fp8 == "all":
-        for module in model.blocks.modules():
-            if type(module) is nn.Linear:
-                convert(module)
+    for layer in layers_in_8_bits(model, train.fp8).values():
+        if type(layer) is nn.Linear:
+            convert(layer)
     return FP8HeadLoss(model, train.loss_chunk_tokens)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from glassgpt.errors import ConfigError
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.config import TrainConfig
 from glassgpt.training.fp8.head import head_of
+from glassgpt.training.fp8.linear import layers_in_8_bits
 
 CAPABILITY = (8, 9)
 """Compute capability of the first GPUs with 8-bit floating-point tensor cores (Ada)."""
@@ -25,7 +25,7 @@ def require_fp8(model: LanguageModel, train: TrainConfig) -> None:
     device = next(model.parameters()).device
     if problem := device_problem(device):
         raise ConfigError([problem])
-    if problems := [*size_problems(model, train), *model_problems(model)]:
+    if problems := [*size_problems(model, train), *model_problems(model, train)]:
         raise ConfigError(problems)
 
 
@@ -47,21 +47,22 @@ def size_problems(model: LanguageModel, train: TrainConfig) -> list[str]:
     length = train.resolve_sequence_length(model.config.context_length)
     if length % MULTIPLE:
         found.append(f"training sequences have {length} tokens; with train.fp8 it must be a multiple of {MULTIPLE}")
-    if train.fp8 == "all":
-        for name, module in model.blocks.named_modules():
-            if isinstance(module, nn.Linear) and any(size % MULTIPLE for size in module.weight.shape):
-                found.append(
-                    f"blocks.{name} is a matrix of {module.out_features} x {module.in_features}; with train.fp8 all both "
-                    f"must be multiples of {MULTIPLE}"
-                )
+    for name, layer in layers_in_8_bits(model, train.fp8).items():
+        if any(size % MULTIPLE for size in layer.weight.shape):
+            found.append(
+                f"{name} is a matrix of {layer.out_features} x {layer.in_features}; with train.fp8 {train.fp8} both must be "
+                f"multiples of {MULTIPLE}"
+            )
     return found
 
 
-def model_problems(model: LanguageModel) -> list[str]:
+def model_problems(model: LanguageModel, train: TrainConfig) -> list[str]:
     """Return a line for each part of a model that cannot be trained in 8 bits."""
     found = []
     if any(not parameter.requires_grad for parameter in model.parameters()):
         found.append("train.fp8 trains all weights, and some of this model are frozen; set train.fp8 to off")
+    if train.fp8 in ("mlp", "all") and not layers_in_8_bits(model, train.fp8):
+        found.append(f"train.fp8 {train.fp8} finds no linear layers in the blocks of this model; set train.fp8 to head")
     if head_of(model) is None:
         found.append(f"train.fp8 does not know the head of {type(model).__name__}; set train.fp8 to off")
     return found

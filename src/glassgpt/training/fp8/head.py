@@ -3,6 +3,10 @@
 One operation returns the loss and its gradients: the gradient by the logits, softmax minus one-hot, lies between -1
 and 1 whatever the model, so it can be written in 8 bits with a fixed scale as soon as the logits exist. Neither the
 logits nor their gradient are kept for the backward pass, which multiplies by the gradient of the loss.
+
+A weight is rounded alike at every position, and the features of all positions have much in common. Without a correction
+each token's logit would be off by about the same at all positions, an error that no number of positions averages out. So
+the mean of the features times what rounding took from the weights is added to the logits again, as a bias of the product.
 """
 
 from __future__ import annotations
@@ -17,7 +21,16 @@ from glassgpt.model.gpt2 import GPT2
 from glassgpt.model.llama import Llama
 from glassgpt.model.modern import LOGIT_CAP, ModernRecipe
 from glassgpt.model.transformer import LanguageModel
-from glassgpt.training.fp8.quantize import E5M2, Quantized, padded_size, product, quantize, saturate, transpose
+from glassgpt.training.fp8.quantize import (
+    E5M2,
+    Quantized,
+    padded_size,
+    product,
+    quantize,
+    quantize_rows,
+    saturate,
+    transpose,
+)
 from glassgpt.training.loss import TrainingLoss
 
 GRADIENT_SCALE = 2.0**15
@@ -79,13 +92,13 @@ def cross_entropy_fp8(
     Returns:
         The loss, () float32; its gradients by features (N, C) in their type, and by weight (V, C) in its type.
     """
-    matrix = quantize(weight, padded_size(len(weight)))
+    matrix, bias = quantize_rows(weight, padded_size(len(weight)), features.mean(0, dtype=torch.float32))
     losses, by_features = features.new_empty(targets.shape, dtype=torch.float32), torch.empty_like(features)
     by_weight: Tensor | None = None
     for start in range(0, len(targets), chunk_tokens):
         rows = slice(start, start + chunk_tokens)
         losses[rows], by_features[rows], part = _chunk(
-            features[rows], matrix, targets[rows], len(weight), cap, len(targets)
+            features[rows], matrix, bias, targets[rows], len(weight), cap, len(targets)
         )
         by_weight = part if by_weight is None else by_weight.add_(part)
     assert by_weight is not None
@@ -93,12 +106,12 @@ def cross_entropy_fp8(
 
 
 def _chunk(
-    features: Tensor, weight: Quantized, targets: Tensor, vocabulary: int, cap: float, n_tokens: int
+    features: Tensor, weight: Quantized, bias: Tensor, targets: Tensor, vocabulary: int, cap: float, n_tokens: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return each row's loss, and the gradients of the sum of losses over n_tokens by features and weight."""
     x = quantize(features)
     dtype = torch.bfloat16 if features.is_cuda else features.dtype
-    logits = product(x.rows, weight.rows, x.inverse_scale, weight.inverse_scale, dtype, fast=True)
+    logits = product(x.rows, weight.rows, x.inverse_scale, weight.inverse_scale, dtype, fast=True, bias=bias.to(dtype))
     losses, gradients = losses_and_gradients(logits, targets, vocabulary, cap)
     del logits
     inverse = torch.full_like(x.inverse_scale, 1 / (GRADIENT_SCALE * n_tokens))

@@ -1,4 +1,4 @@
-"""GPU kernels: a cast to 8 bits, a transposition, and the cross-entropy with its gradient in 8 bits.
+"""GPU kernels: casts to 8 bits, a transposition, and the cross-entropy with its gradient in 8 bits.
 
 Each has a reference of a few lines of PyTorch beside its caller. Shapes: N tokens, V vocabulary.
 """
@@ -18,6 +18,21 @@ def cast_kernel(x, scale, y, size, LARGEST: tl.constexpr, BLOCK: tl.constexpr):
     values = tl.load(x + at, at < size, 0.0).to(tl.float32) * tl.load(scale)
     values = tl.minimum(tl.maximum(values, -LARGEST, tl.PropagateNan.ALL), LARGEST, tl.PropagateNan.ALL)
     tl.store(y + at, values.to(y.dtype.element_ty), at < size)
+
+
+@triton.jit
+def cast_rows_kernel(x, scale, y, along, lost, n_columns, LARGEST: tl.constexpr, BLOCK: tl.constexpr):
+    """Write a row of x (M, n_columns) times a scale in 8 bits, and the dot product of what rounding takes from it."""
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, BLOCK)
+    inside = at < n_columns
+    factor = tl.load(scale)
+    values = tl.load(x + row * n_columns + at, inside, 0.0).to(tl.float32)
+    scaled = tl.minimum(tl.maximum(values * factor, -LARGEST, tl.PropagateNan.ALL), LARGEST, tl.PropagateNan.ALL)
+    rounded = scaled.to(y.dtype.element_ty)
+    tl.store(y + row * n_columns + at, rounded, inside)
+    difference = (values - rounded.to(tl.float32) / factor) * tl.load(along + at, inside, 0.0)
+    tl.store(lost + row + tl.arange(0, 1), tl.sum(difference, 0))
 
 
 @triton.jit

@@ -8,7 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
-from glassgpt.training.fp8.kernels import cast_kernel, cross_entropy_kernel, transpose_kernel
+from glassgpt.training.fp8.kernels import cast_kernel, cast_rows_kernel, cross_entropy_kernel, transpose_kernel
 
 
 def cast(x: Tensor, scale: Tensor, y: Tensor) -> None:
@@ -18,6 +18,26 @@ def cast(x: Tensor, scale: Tensor, y: Tensor) -> None:
         cast_kernel, (triton.cdiv(x.numel(), block),), x, scale, y, x.numel(),
         LARGEST=torch.finfo(y.dtype).max, BLOCK=block, num_warps=8,
     )  # fmt: skip
+
+
+def cast_rows(x: Tensor, scale: Tensor, y: Tensor, along: Tensor) -> Tensor:
+    """Write the rows of x (M, C) times a scale into the first of y (P, C), and return what rounding takes from them.
+
+    Args:
+        x: contiguous.
+        scale: () float32.
+        y: contiguous, in 8 bits.
+        along: (C,) float32.
+
+    Returns:
+        (x - rounded x) · along, (P,) float32; 0 from M on.
+    """
+    lost = torch.zeros(len(y), device=x.device)
+    _launch(
+        cast_rows_kernel, (len(x),), x, scale, y, along, lost, x.size(1),
+        LARGEST=torch.finfo(y.dtype).max, BLOCK=triton.next_power_of_2(x.size(1)), num_warps=4,
+    )  # fmt: skip
+    return lost
 
 
 def transpose(x: Tensor) -> Tensor:

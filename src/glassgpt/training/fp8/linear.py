@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.fp8.quantize import E4M3, E5M2, product, saturate, scale_of, transpose
 
 INPUT_SCALE = 4.0
@@ -35,6 +36,24 @@ class FP8Linear(nn.Linear):
         y: Tensor = LinearFunction.apply(input.flatten(0, -2), self.weight)  # type: ignore[no-untyped-call]
         y = y.unflatten(0, input.shape[:-1])
         return y + self.bias.to(y.dtype) if self.bias is not None else y  # pyright: ignore[reportUnnecessaryComparison]
+
+
+def layers_in_8_bits(model: LanguageModel, fp8: str) -> dict[str, nn.Linear]:
+    """Return the linear layers of the blocks that `train.fp8` converts, by name: those of the MLPs with `mlp`, all with `all`.
+
+    The attention's are left out by `mlp`, because queries and keys have by far the smallest gradients.
+    """
+    parts: dict[str, nn.Module] = {}
+    if fp8 == "all":
+        parts = {"blocks": model.blocks}
+    if fp8 == "mlp":
+        parts = {f"blocks.{i}.mlp": block.mlp for i, block in enumerate(model.blocks) if hasattr(block, "mlp")}  # pyright: ignore
+    return {
+        f"{prefix}.{name}" if name else prefix: module
+        for prefix, part in parts.items()
+        for name, module in part.named_modules()
+        if isinstance(module, nn.Linear)
+    }
 
 
 def convert(linear: nn.Linear) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
@@ -62,6 +63,29 @@ def quantize(x: Tensor, padded: int = 0, dtype: torch.dtype = E4M3) -> Quantized
     return Quantized(rows, transpose(rows), scale.reciprocal())
 
 
+def quantize_rows(x: Tensor, padded: int, along: Tensor) -> tuple[Quantized, Tensor]:
+    """Quantize a matrix (M, C) as `quantize` does, and return what rounding takes from each row along a direction.
+
+    Args:
+        x: the matrix.
+        padded: rows of the result, P.
+        along: (C,) float32.
+
+    Returns:
+        The matrix, and (x - rounded x) · along, (P,) float32; 0 from M on.
+    """
+    scale = scale_of(x)
+    if not x.is_cuda:
+        found = quantize(x, padded)
+        rounded = found.rows[: len(x)].float() * found.inverse_scale
+        return found, F.pad((x.float() - rounded) @ along, (0, padded - len(x)))
+    from glassgpt.training.fp8.launch import cast_rows
+
+    rows = torch.zeros((padded, x.size(1)), dtype=E4M3, device=x.device)
+    lost = cast_rows(x.contiguous(), scale, rows, along)
+    return Quantized(rows, transpose(rows), scale.reciprocal()), lost
+
+
 @torch.library.custom_op("glassgpt::transpose_fp8", mutates_args=())
 def transpose(x: Tensor) -> Tensor:
     """Return the transpose (K, M) of a matrix (M, K) in 8 bits, in row-major order."""
@@ -77,8 +101,17 @@ def _(x: Tensor) -> Tensor:
     return x.new_empty((x.size(1), x.size(0)))
 
 
-def product(a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, dtype: torch.dtype, *, fast: bool) -> Tensor:
-    """Return a · bᵀ · scale_a · scale_b for 8-bit a (M, K) and b (N, K), both row-major: (M, N).
+def product(
+    a: Tensor,
+    b: Tensor,
+    scale_a: Tensor,
+    scale_b: Tensor,
+    dtype: torch.dtype,
+    *,
+    fast: bool,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Return a · bᵀ · scale_a · scale_b + bias for 8-bit a (M, K) and b (N, K), both row-major: (M, N).
 
     Args:
         a: left matrix.
@@ -87,7 +120,9 @@ def product(a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, dtype: torch
         scale_b: () float32.
         dtype: of the result.
         fast: whether Hopper's tensor cores may sum with fewer bits than float32 has.
+        bias: (N,) in the type of the result, which must have 16 bits on a GPU then.
     """
     if a.is_cuda:
-        return torch._scaled_mm(a, b.t(), scale_a, scale_b, out_dtype=dtype, use_fast_accum=fast)  # pyright: ignore
-    return ((a.float() @ b.float().t()) * (scale_a * scale_b)).to(dtype)
+        return torch._scaled_mm(a, b.t(), scale_a, scale_b, bias=bias, out_dtype=dtype, use_fast_accum=fast)  # pyright: ignore
+    y = (a.float() @ b.float().t()) * (scale_a * scale_b)
+    return (y if bias is None else y + bias.float()).to(dtype)
