@@ -83,18 +83,20 @@ RANK_SCRIPT = """
 import sys
 import torch
 from glassgpt.training.distributed import process_group
+from training.test_captured_muon import captured_muon
 from training.test_muon import weights_after_steps
 with process_group(torch.device("cpu")) as dist:
     torch.save(weights_after_steps(dist), f"{sys.argv[1]}/{dist.rank}.pt")
+    torch.save(weights_after_steps(dist, captured_muon), f"{sys.argv[1]}/{dist.rank}-captured.pt")
 """
 
 
-def weights_after_steps(dist):
+def weights_after_steps(dist, muon=Muon):
     """Train matrices of three shapes, an odd number of each, for three steps with given gradients."""
     generator = torch.Generator().manual_seed(0)
     shapes = [(6, 6), (12, 4), (6, 6), (4, 12), (6, 6)]
     parameters = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
-    optimizer = Muon(parameters, lr=0.1, weight_decay=0.1, dist=dist)
+    optimizer = muon(parameters, lr=0.1, weight_decay=0.1, dist=dist)
     for _ in range(3):
         for parameter in parameters:
             parameter.grad = torch.randn(parameter.shape, generator=generator)
@@ -112,6 +114,8 @@ def test_two_ranks_that_share_the_work_end_with_the_weights_of_one(tmp_path, mon
     for rank in range(2):
         for shared, own in zip(torch.load(tmp_path / f"{rank}.pt"), alone, strict=True):
             torch.testing.assert_close(shared, own, rtol=1e-5, atol=1e-6)
+        for plain, captured in zip(*(torch.load(tmp_path / f"{rank}{x}.pt") for x in ("", "-captured")), strict=True):
+            assert torch.equal(plain, captured)
 
 
 class NoCopiesFromHost(TorchDispatchMode):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -71,14 +71,18 @@ class DistributedContext:
             torch_distributed.all_reduce(tensor)
         return tensor
 
-    def start_all_gather(self, tensor: Tensor) -> PendingGather:
-        """Start to concatenate the (N, …) tensors of all ranks along the first dimension."""
+    def start_all_gather(self, tensor: Tensor, whole: Tensor | None = None) -> PendingGather:
+        """Start to concatenate the (N, …) tensors of all ranks along the first dimension.
+
+        Args:
+            tensor: of this rank; equal shapes on all ranks.
+            whole: where to write the result; a new tensor by default. A single process returns its tensor instead.
+        """
         if self.world_size == 1:
             return PendingGather(tensor)
-        tensor = tensor.contiguous()
-        whole = tensor.new_empty((tensor.size(0) * self.world_size, *tensor.shape[1:]))
-        work = torch_distributed.all_gather(list(whole.chunk(self.world_size)), tensor, async_op=True)
-        return PendingGather(whole, work)
+        if whole is None:
+            whole = tensor.new_empty((tensor.size(0) * self.world_size, *tensor.shape[1:]))
+        return PendingGather(whole, _all_gather_single()(whole, tensor.contiguous(), async_op=True))
 
     def all_gather_objects(self, value: T) -> list[T]:
         """Return the picklable values of all ranks, in the order of the ranks."""
@@ -92,6 +96,12 @@ class DistributedContext:
         """Wait until all ranks have reached this point."""
         if self.world_size > 1:
             torch_distributed.barrier()
+
+
+def _all_gather_single() -> Callable[..., torch_distributed.Work]:
+    """Return PyTorch's function that gathers into one tensor. Version 2.13 renamed it, and warns about the old name."""
+    new: Callable[..., torch_distributed.Work] | None = getattr(torch_distributed, "all_gather_single", None)
+    return new or torch_distributed.all_gather_into_tensor  # pyright: ignore[reportDeprecated]
 
 
 def distributed_from_environment() -> DistributedContext:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,11 @@ SHAPES = 64
 """Most shapes of matrices whose updates are compiled."""
 
 
+def working_precision(matrices: Tensor) -> Tensor:
+    """Return matrices in the precision of Muon's products: bfloat16 on a GPU, their own elsewhere."""
+    return matrices.bfloat16() if matrices.is_cuda else matrices
+
+
 def orthogonalize(matrices: Tensor, coefficients: Sequence[tuple[float, float, float]] = POLAR_EXPRESS) -> Tensor:
     """Return the orthogonal factor U V^T of each matrix U S V^T, with singular values within about 10 % of 1.
 
@@ -53,7 +58,7 @@ def orthogonalize(matrices: Tensor, coefficients: Sequence[tuple[float, float, f
     Returns:
         (N, rows, columns) in the precision of the computation.
     """
-    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    x = working_precision(matrices)
     is_tall = x.size(-2) > x.size(-1)
     if is_tall:  # so that the products x x^T are the small ones
         x = x.mT
@@ -69,13 +74,16 @@ def _look_ahead(averages: list[Tensor], gradients: list[Tensor], momentum: Tenso
 
     Where `skip` is 1, the average takes the place of the gradient: so it stays as it is. The gradient cannot be
     multiplied by 0 instead, because 0 times NaN is NaN.
+
+    Returns:
+        Matrices in the precision of the products, which halves what is written, stacked and exchanged.
     """
     ahead: list[Tensor] = []
     for average, gradient in zip(averages, gradients, strict=True):
         if skip is not None:
             gradient = torch.where(skip > 0, average, gradient)
         average.lerp_(gradient, 1 - momentum)
-        ahead.append(gradient.lerp(average, momentum))
+        ahead.append(working_precision(gradient.lerp(average, momentum)))
     return ahead
 
 
@@ -85,6 +93,51 @@ def _apply(parameters: list[Tensor], updates: Tensor, rate: Tensor, decay: Tenso
         update = update.to(parameter.dtype)
         cautious = (update * parameter > 0).to(parameter.dtype)
         parameter.sub_(rate * (update + decay * cautious * parameter))
+
+
+class DeviceSettings(NamedTuple):
+    """`StepSettings` as scalars on the device."""
+
+    momentum: Tensor
+    rate: Tensor
+    decay: Tensor
+
+
+class StepSettings(NamedTuple):
+    """Settings of one step.
+
+    Attributes:
+        momentum: share of the running average that is kept.
+        rate: learning rate, scaled by the matrices' shape.
+        decay: weight decay.
+    """
+
+    momentum: float
+    rate: float
+    decay: float
+
+    def on(self, device: torch.device) -> DeviceSettings:
+        """Return scalars on a device. A compiled function would be compiled again for each new Python float.
+
+        They are filled in by the device: the host would wait for the whole backward pass to copy one.
+        """
+        return DeviceSettings(*(torch.full((), value, device=device, dtype=torch.float32) for value in self))
+
+
+class ShapeBatch(NamedTuple):
+    """Matrices of one shape, which are updated together; if they are sharded, this rank's shards of the tensors.
+
+    Attributes:
+        parameters: the matrices.
+        averages: their momentum.
+        gradients: their gradients.
+        settings: of this step.
+    """
+
+    parameters: list[nn.Parameter]
+    averages: list[Tensor]
+    gradients: list[Tensor]
+    settings: StepSettings
 
 
 class Muon(torch.optim.Optimizer):
@@ -140,56 +193,93 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every matrix that has a gradient, or none if the scalar `found_inf` is 1."""
+        self._update([batch for group in self.param_groups for batch in self._batches(group)])
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    by_shape[parameter.shape].append(parameter)
-            momentum = self._momentum(group)
-            underway: deque[tuple[list[nn.Parameter], PendingGather]] = deque()
-            for parameters in by_shape.values():
-                underway.append((parameters, self._begin_update(parameters, momentum)))
-                # While ranks exchange the updates of one shape, they compute those of the next.
-                if self._dist.world_size == 1 or len(underway) > 1:
-                    self._finish_update(*underway.popleft(), group)
-            if underway:
-                self._finish_update(*underway.popleft(), group)
             group["steps"] += 1
+
+    def _batches(self, group: dict[str, Any]) -> list[ShapeBatch]:
+        """Return the matrices of a group that have a gradient, by shape."""
+        by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                by_shape[parameter.shape].append(parameter)
+                if "momentum" not in self.state[parameter]:
+                    self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+        return [self._batch(group, parameters) for parameters in by_shape.values()]
+
+    def _batch(self, group: dict[str, Any], parameters: list[nn.Parameter]) -> ShapeBatch:
+        rows, columns = parameters[0].shape
+        return ShapeBatch(
+            parameters,
+            [local_tensor(self.state[parameter]["momentum"]) for parameter in parameters],
+            [local_tensor(parameter.grad) for parameter in parameters if parameter.grad is not None],
+            StepSettings(
+                self._momentum(group),
+                float(group["lr"]) * max(1.0, rows / columns) ** 0.5,
+                float(group["weight_decay"]),
+            ),
+        )
 
     def _momentum(self, group: dict[str, Any]) -> float:
         warmup = group["momentum_warmup_steps"]
         share = min(1.0, group["steps"] / warmup) if warmup else 1.0
         return self.FIRST_MOMENTUM + share * (group["momentum"] - self.FIRST_MOMENTUM)
 
-    def _begin_update(self, parameters: list[nn.Parameter], momentum: float) -> PendingGather:
-        """Update the momentum of matrices of one shape and start to gather their orthogonalized updates."""
-        for parameter in parameters:
-            if "momentum" not in self.state[parameter]:
-                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
-        averages = [local_tensor(self.state[parameter]["momentum"]) for parameter in parameters]
-        gradients = [local_tensor(parameter.grad) for parameter in parameters if parameter.grad is not None]
-        ahead = self._look_ahead(averages, gradients, torch.tensor(momentum), self.found_inf)
-        return self._orthogonal_parts(full_tensors(ahead, parameters))
+    def _update(self, batches: Sequence[ShapeBatch]) -> None:
+        """Update the matrices of each shape."""
+        self._overlap([BatchUpdate(self, batch) for batch in batches])
 
-    def _finish_update(self, parameters: list[nn.Parameter], gather: PendingGather, group: dict[str, Any]) -> None:
-        """Apply the gathered updates of matrices of one shape."""
-        updates = gather.wait()[: len(parameters)]
-        rows, columns = parameters[0].shape
-        # As tensors: a compiled function would be compiled again for each new Python float.
-        rate = float(group["lr"]) * max(1.0, rows / columns) ** 0.5
-        # Not torch.where, which would copy the rate to the device and have the host wait for the whole backward pass.
-        on_device = torch.tensor(rate) if self.found_inf is None else (1 - self.found_inf) * rate
-        decay = torch.tensor(float(group["weight_decay"]))
-        self._apply(
-            [local_tensor(parameter) for parameter in parameters], local_shards(updates, parameters), on_device, decay
-        )
+    def _overlap(self, updates: Sequence[BatchUpdate]) -> None:
+        """Run the updates of all shapes. While ranks exchange those of one shape, they compute those of the next."""
+        underway: deque[tuple[BatchUpdate, PendingGather]] = deque()
+        for update in updates:
+            underway.append((update, update.begin()))
+            if self._dist.world_size == 1 or len(underway) > 1:
+                first, gather = underway.popleft()
+                first.finish(gather)
+        for update, gather in underway:
+            update.finish(gather)
 
-    def _orthogonal_parts(self, matrices: list[Tensor]) -> PendingGather:
-        """Orthogonalize matrices into (N, rows, columns); each rank computes an equal part, then all parts are gathered.
+    def directions(self, batch: ShapeBatch, momentum: Tensor) -> Tensor:
+        """Update the momentum of a batch; return this rank's part (N, rows, columns) of the orthogonalized updates.
 
-        N is the next multiple of the number of ranks.
+        N is the number of matrices over the number of ranks, rounded up.
         """
+        ahead = self._look_ahead(batch.averages, batch.gradients, momentum, self.found_inf)
+        matrices = full_tensors(ahead, batch.parameters)
         each = -(-len(matrices) // self._dist.world_size)
         first = self._dist.rank * each
         mine = [matrices[min(i, len(matrices) - 1)] for i in range(first, first + each)]
-        return self._dist.start_all_gather(self._orthogonalize(torch.stack(mine)))
+        return self._orthogonalize(torch.stack(mine))
+
+    def gather(self, directions: Tensor, whole: Tensor | None = None) -> PendingGather:
+        """Start to gather the parts of all ranks, into `whole` if it is given."""
+        return self._dist.start_all_gather(directions, whole)
+
+    def apply(self, batch: ShapeBatch, directions: Tensor, rate: Tensor, decay: Tensor) -> None:
+        """Apply the gathered updates (at least N, rows, columns) to the N matrices of a batch."""
+        updates = local_shards(directions[: len(batch.parameters)], batch.parameters)
+        # Not torch.where, which would copy the rate to the device and have the host wait for the whole backward pass.
+        gated = rate if self.found_inf is None else (1 - self.found_inf) * rate
+        self._apply([local_tensor(parameter) for parameter in batch.parameters], updates, gated, decay)
+
+
+class BatchUpdate:
+    """The update of matrices of one shape, in two parts between which ranks exchange what they computed.
+
+    Args:
+        muon: the optimizer.
+        batch: the matrices.
+    """
+
+    def __init__(self, muon: Muon, batch: ShapeBatch) -> None:
+        self._muon, self._batch = muon, batch
+        self._settings = batch.settings.on(batch.averages[0].device)
+
+    def begin(self) -> PendingGather:
+        """Compute the updates, and start to gather them."""
+        return self._muon.gather(self._muon.directions(self._batch, self._settings.momentum))
+
+    def finish(self, gather: PendingGather) -> None:
+        """Apply the gathered updates."""
+        self._muon.apply(self._batch, gather.wait(), self._settings.rate, self._settings.decay)
