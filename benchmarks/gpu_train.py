@@ -81,11 +81,12 @@ def time_to_loss(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def three_minutes(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure the loss after three minutes with the unchanged preset."""
+    """Measure the loss after three minutes with several seeds."""
     from gpu_parts import runs
 
     overrides = {"data": str(arguments.data), **dict(arguments.set)}
-    return {"rows": [runs.three_minutes(arguments.preset, overrides)]}
+    row, details = runs.three_minutes(arguments.preset, overrides, arguments.seeds, arguments.seconds)
+    return {"rows": [row], "runs": details}
 
 
 def _bench(system: str, command: Sequence[str], repeat: int) -> Row:
@@ -172,6 +173,12 @@ def _parser() -> argparse.ArgumentParser:
         "--set", type=_pair, nargs="*", default=[], metavar="NAME=VALUE", help="overrides of the preset's settings"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=0.0,
+        help="fit the steps to this time by a trial run (three-minutes); 0: do not",
+    )
     parser.add_argument("--loss", type=float, default=REFERENCE_LOSS, help="loss to reach")
     parser.add_argument("--only", nargs="*", help="groups of optimizations (speed-ups)")
     parser.add_argument("--rows", type=int, default=64, help="sequences per step (speed-ups)")

@@ -47,6 +47,36 @@ def test_compile_time_is_not_counted(runs):
     assert clock.step_ms == 500.0
 
 
+def test_steps_fit_into_a_time(runs):
+    # The first 40 steps take 2 s more than the others, which take 0.1 s each.
+    points = [runs.Point(step, 2.0 + 0.1 * step, 4.0) for step in (40, 80, 160)]
+    steps = runs.steps_within(180.0, points)
+    assert 179.0 < 2.0 + 0.1 * steps <= 180.0
+
+
+def test_a_trial_run_decides_the_steps_of_all_seeds(gpu, runs, grammar_data, monkeypatch, tmp_path):
+    seen = []
+
+    def fewer_steps(seconds, points):
+        seen.append((seconds, [point.step for point in points]))
+        return 6
+
+    monkeypatch.setattr(runs, "TRIAL_STEPS", 4)
+    monkeypatch.setattr(runs, "steps_within", fewer_steps)
+    whole = runs.evaluate_dataset
+    monkeypatch.setattr(runs, "evaluate_dataset", lambda *given, limit: whole(*given, limit=min(limit or 640, 640)))
+    small = ["train.device=cpu", "train.batch_tokens=128", "train.eval_tokens=640"]
+    words = f"--preset nano --data {grammar_data} --seconds 9 --seeds 1 2 --set"
+    options = [*words.split(), *small]
+    gpu.main(["three-minutes", "--out", str(tmp_path / "out.json"), *options])
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert seen == [(9.0, [1, 2, 3, 4])]
+    assert [(run["seed"], run["steps"]) for run in result["runs"]] == [(1, 6), (2, 6)]
+    row, losses = result["rows"][0], [run["loss"] for run in result["runs"]]
+    assert row["least_most"] == [min(losses), max(losses)]
+    assert row["figure"] == pytest.approx(sum(losses) / 2, abs=1e-4)
+
+
 def test_each_measurement_adds_one_optimization(gpu):
     from gpu_parts.steps import ALL, OPTIMIZATIONS, Switches
 

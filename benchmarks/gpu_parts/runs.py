@@ -18,6 +18,10 @@ from glassgpt.training.observers import Observer, StepMetrics
 
 FIRST_TOKENS = 393_216
 """Number of validation tokens that the peers evaluate."""
+TRIAL_STEPS = 160
+"""Steps of the run that is timed to fit the number of steps to a time."""
+MARGIN = 0.004
+"""Share of that time which stays free, for steps that vary."""
 
 
 @dataclass(frozen=True)
@@ -92,23 +96,64 @@ def time_to_loss(
     return row, runs
 
 
-def three_minutes(preset: str, overrides: Mapping[str, str]) -> dict[str, Any]:
-    """Train once and return the final loss over all validation tokens and over the first ones."""
+def steps_within(seconds: float, points: Sequence[Point]) -> int:
+    """Return how many steps take at most some seconds, by a trial run's validations.
+
+    The first steps take longer (two are audited), so the time until the first validation counts once.
+    """
+    first, last = points[0], points[-1]
+    step_seconds = (last.seconds - first.seconds) / (last.step - first.step)
+    return int(first.step + (seconds * (1 - MARGIN) - first.seconds) / step_seconds)
+
+
+def three_minutes(
+    preset: str, overrides: Mapping[str, str], seeds: Sequence[int], seconds: float
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return one row for all seeds with the final losses over all validation tokens, and the details of each run.
+
+    Args:
+        preset: name of the preset.
+        overrides: settings that replace its own.
+        seeds: one run each.
+        seconds: time that a trial run fits the number of steps to; 0 leaves it as it is.
+    """
+    given = dict(overrides)
+    if seconds:
+        validations = {"train.eval_every_steps": str(TRIAL_STEPS // 4), "train.eval_tokens": "4096"}
+        trial, _ = train_once(preset, {**given, "train.max_steps": str(TRIAL_STEPS), **validations})
+        given["train.max_steps"] = str(steps_within(seconds, trial.points))
+    runs = [_final_loss(preset, {**given, "seed": str(seed)}) for seed in seeds]
+    figures = [run["loss"] for run in runs]
+    row: dict[str, Any] = {
+        "system": f"glassgpt {preset}",
+        "figure": round(statistics.median(figures), 4),
+        "unit": "nats per token",
+        "least_most": [min(figures), max(figures)],
+        **{name: runs[0][name] for name in ("tokens", "steps")},
+        "first_tokens_figure": round(statistics.median(run["first_tokens_loss"] for run in runs), 4),
+        "bits_per_byte": round(statistics.median(run["bits_per_byte"] for run in runs), 4),
+        "training_seconds": max(run["training_seconds"] for run in runs),
+    }
+    return row, runs
+
+
+def _final_loss(preset: str, overrides: Mapping[str, str]) -> dict[str, Any]:
+    """Train once and evaluate the result in float32."""
     with tempfile.TemporaryDirectory() as folder:
-        clock, run = train_once(preset, {"train.eval_every_steps": "0", **overrides}, Path(folder) / "run")
+        clock, run = train_once(preset, overrides, Path(folder) / "run")
         model = api.load(run).model
         dataset = TokenDataset.open(Path(overrides["data"]))
         full, first = (evaluate_dataset(model, dataset, limit=limit) for limit in (0, FIRST_TOKENS))
     return {
-        "system": f"glassgpt {preset}",
-        "figure": round(full.loss, 4),
-        "unit": "nats per token",
-        "tokens": full.tokens,
-        "first_tokens_figure": round(first.loss, 4),
+        "seed": int(overrides["seed"]),
+        "loss": round(full.loss, 4),
+        "first_tokens_loss": round(first.loss, 4),
         "bits_per_byte": round(full.bits_per_byte, 4),
-        "training_seconds": round(clock.points[-1].seconds, 1),
+        "tokens": full.tokens,
+        "training_seconds": round(clock.points[-1].seconds, 2),
         "steps": clock.points[-1].step,
         "step_ms": round(clock.step_ms, 2),
+        "points": [[point.step, round(point.seconds, 2), round(point.loss, 4)] for point in clock.points],
     }
 
 
