@@ -299,3 +299,17 @@ def test_attention_on_a_cpu_is_timed_in_turns_at_every_context(monkeypatch, tmp_
     ]
     assert all(row["seconds"] > 0 for row in rows)
     assert [row["ratio"] for row in rows if row["variant"] == "full"] == [1.0, 1.0]
+
+
+def test_pairs_of_runs_are_compared_with_an_interval(tmp_path, monkeypatch):
+    gate = load_script("gpu_fp8_gate", monkeypatch)
+    losses = {"off": [4.0, 4.5, 5.0, 9.0], "head": [4.1, 4.7, 5.3]}
+    for name, values in losses.items():
+        rows = [{"seed": i, "loss": x, "loss_with_tail_in_bf16": x - 0.1} for i, x in enumerate(values)]
+        (tmp_path / f"{name}.json").write_text(json.dumps({"rows": rows}))
+    found = gate.report([tmp_path / "off.json", tmp_path / "head.json"])["head"]
+    assert found["differences"] == [0.1, 0.2, 0.3]  # the seed without a partner does not count
+    # Student's t with two degrees of freedom: 4.303 * 0.1 / sqrt(3)
+    assert found["half_interval_95"] == pytest.approx(0.2484, abs=1e-4)
+    tail = gate.report([tmp_path / "off.json", tmp_path / "head.json"])["head, tail in bf16"]
+    assert tail["mean"] == pytest.approx(0.1)
