@@ -91,17 +91,29 @@ def test_kernels_agree_with_their_formula(monkeypatch, cap):
 
     from glassgpt.training.fp8 import kernels, launch
 
-    for name in ("capped", "cast_kernel", "cast_rows_kernel", "transpose_kernel", "cross_entropy_kernel"):
+    for name in (
+        "capped",
+        "add_exponentials",
+        "cast_kernel",
+        "cast_rows_kernel",
+        "transpose_kernel",
+        "cross_entropy_kernel",
+    ):
         interpreted = InterpretedFunction(getattr(kernels, name).fn)
         monkeypatch.setattr(kernels, name, interpreted)
         monkeypatch.setattr(launch, name, interpreted, raising=False)
     # The interpreter rounds to 8 bits in another way than a GPU, so the result is compared before it is rounded.
     monkeypatch.setattr(head, "saturate", lambda x, dtype: x)
-    logits, targets = torch.randn(20, 192) * 3, torch.randint(180, (20,))
-    found = launch.losses_and_gradients(logits, targets, 180, cap, head.GRADIENT_SCALE, torch.float32)
-    formula = head.losses_and_gradients_readable(logits, targets, 180, cap)
-    torch.testing.assert_close(found[0], formula[0], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(found[1], formula[1], rtol=1e-4, atol=1e-4 * head.GRADIENT_SCALE)
+    for vocabulary, padded in (
+        (180, 192),
+        (16_384, 16_384),
+        (17_001, 17_024),
+    ):  # less than a block, whole blocks, a rest
+        logits, targets = torch.randn(5, padded) * 3, torch.tensor([0, 7, 100, 179, vocabulary - 1])
+        found = launch.losses_and_gradients(logits, targets, vocabulary, cap, head.GRADIENT_SCALE, torch.float32)
+        formula = head.losses_and_gradients_readable(logits, targets, vocabulary, cap)
+        torch.testing.assert_close(found[0], formula[0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found[1], formula[1], rtol=1e-4, atol=1e-6 * head.GRADIENT_SCALE)
     x, y = torch.randn(20, 24), torch.empty(20, 24)
     launch.cast(x, torch.tensor(2.0), y)
     assert torch.equal(y, 2 * x)

@@ -60,35 +60,48 @@ def capped(x, CAP: tl.constexpr):
 
 
 @triton.jit
+def add_exponentials(x, peak, total):
+    """Return the maximum and the sum of exponentials, relative to it, of each lane with more logits (LANES, WIDTH)."""
+    higher = tl.maximum(peak, tl.max(x, 1))
+    rescaled = total * tl.exp2((peak - higher) * LOG2_E)
+    return higher, rescaled + tl.sum(tl.exp2(x * LOG2_E - higher[:, None] * LOG2_E), 1)
+
+
+@triton.jit
 def cross_entropy_kernel(
     logits, targets, losses, gradients, vocabulary, n_padded,
-    CAP: tl.constexpr, SCALE: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr,
+    CAP: tl.constexpr, LOG2_SCALE: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Write each row's loss, (N,) float32, and its gradient by the logits (N, n_padded), times SCALE, in 8 bits.
+    """Write each row's loss, (N,) float32, and its gradient by the logits (N, n_padded), times 2^LOG2_SCALE, in 8 bits.
 
-    A program reads its row twice, the second time from the cache: first for the log-sum-exp, then for the gradient.
+    A program reads its row twice, the second time from the cache: first for the log-sum-exp, then for the gradient. The
+    cache holds the rows of all programs at once only if these are few, so a program has many warps.
     Each lane keeps a maximum and a sum of its own; WIDTH logits are loaded together and share one rescaling of the sum.
+    Only the last block of a row has a mask, and the target's gradient is written after all probabilities: bandwidth is
+    reached with few instructions for each logit.
     """
     row = tl.program_id(0).to(tl.int64)
-    base = logits + row * n_padded
+    base, out = logits + row * n_padded, gradients + row * n_padded
     offset = tl.arange(0, LANES)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
-    peak = tl.full((LANES,), -1e30, tl.float32)
-    total = tl.zeros((LANES,), tl.float32)
-    for start in range(0, vocabulary, LANES * WIDTH):
-        at = start + offset
-        x, _ = capped(tl.load(base + at, at < n_padded, 0.0).to(tl.float32), CAP)
-        x = tl.where(at < vocabulary, x * LOG2_E, -float("inf"))
-        higher = tl.maximum(peak, tl.max(x, 1))
-        total = total * tl.exp2(peak - higher) + tl.sum(tl.exp2(x - higher[:, None]), 1)
-        peak = higher
+    last = offset + vocabulary // (LANES * WIDTH) * (LANES * WIDTH)
+    peak, total = tl.full((LANES,), -1e30, tl.float32), tl.zeros((LANES,), tl.float32)
+    for start in range(0, vocabulary // (LANES * WIDTH) * (LANES * WIDTH), LANES * WIDTH):
+        x, _ = capped(tl.load(base + start + offset, eviction_policy="evict_last").to(tl.float32), CAP)
+        peak, total = add_exponentials(x, peak, total)
+    x, _ = capped(tl.load(base + last, last < vocabulary, 0.0).to(tl.float32), CAP)
+    peak, total = add_exponentials(tl.where(last < vocabulary, x, -float("inf")), peak, total)
     top = tl.max(peak, 0)
-    log_sum = top + tl.log2(tl.sum(total * tl.exp2(peak - top), 0))
-    target = tl.load(targets + row)
-    at_target, _ = capped(tl.load(base + target + tl.arange(0, 1)).to(tl.float32), CAP)
-    tl.store(losses + row + tl.arange(0, 1), log_sum / LOG2_E - at_target)
-    for start in range(0, n_padded, LANES * WIDTH):
-        at = start + offset
-        x, slope = capped(tl.load(base + at, at < n_padded, 0.0).to(tl.float32), CAP)
-        gradient = (tl.exp2(x * LOG2_E - log_sum) - tl.where(at == target, 1.0, 0.0)) * slope * SCALE
-        gradient = tl.where(at < vocabulary, gradient, 0.0)
-        tl.store(gradients + row * n_padded + at, gradient.to(gradients.dtype.element_ty), at < n_padded)
+    log_sum = top * LOG2_E + tl.log2(tl.sum(total * tl.exp2((peak - top) * LOG2_E), 0))  # base 2
+    for start in range(0, vocabulary // (LANES * WIDTH) * (LANES * WIDTH), LANES * WIDTH):
+        x, slope = capped(tl.load(base + start + offset, eviction_policy="evict_first").to(tl.float32), CAP)
+        gradient = tl.exp2(x * LOG2_E + (LOG2_SCALE - log_sum)) * slope
+        tl.store(out + start + offset, gradient.to(out.dtype.element_ty), cache_modifier=".cs")
+    x, slope = capped(tl.load(base + last, last < n_padded, 0.0).to(tl.float32), CAP)
+    gradient = tl.where(last < vocabulary, tl.exp2(x * LOG2_E + (LOG2_SCALE - log_sum)) * slope, 0.0)
+    tl.store(out + last, gradient.to(out.dtype.element_ty), last < n_padded)
+    target = tl.load(targets + row) + tl.arange(0, 1)
+    x, slope = capped(tl.load(base + target).to(tl.float32), CAP)
+    tl.store(losses + row + tl.arange(0, 1), log_sum / LOG2_E - x)
+    gradient = (tl.exp2(x * LOG2_E - log_sum) - 1.0) * slope * tl.exp2(tl.full(x.shape, LOG2_SCALE, tl.float32))
+    tl.debug_barrier()  # another thread has written the target's probability there
+    tl.store(out + target, gradient.to(out.dtype.element_ty))
