@@ -434,6 +434,8 @@ def test_shape_of_a_prompt_depends_on_its_length_only(model):
         (64, 8), (64, 8), (32, 16), (4, 128), (1, 512), (1, 640), (1, 1024)
     ]  # fmt: skip
     assert made.shape_of(1025) is None
+    made._model = SimpleNamespace(config=dataclasses.replace(model.config, context_length=8192))
+    assert [made.shape_of(n) for n in (1025, 3000, 4096, 4097)] == [(1, 1280), (1, 3072), (1, 4096), None]
     made._model = SimpleNamespace(config=dataclasses.replace(model.config, context_length=1000))
     assert made.shape_of(900) == (1, 1000)
 

@@ -18,6 +18,7 @@ from glassgpt.generation.engine.decoding import StepwiseDecoder
 from glassgpt.generation.engine.drafting import lookup_draft
 from glassgpt.generation.engine.speculative import SpeculativeDecoder, SpeculativeDecoding
 from glassgpt.generation.gpu import graphs, lookup, lookup_graphs, sampler, tiles
+from glassgpt.generation.gpu.cache_attention import RowAttention
 from glassgpt.generation.gpu.kernels.attention import attention_kernel, row_attention_kernel
 from glassgpt.generation.gpu.lookup import LookupState
 from glassgpt.generation.gpu.lookup_graphs import LookupDecoder
@@ -153,7 +154,7 @@ def test_rows_of_one_slot_are_bit_equal_to_single_steps(shape, keys, most, monke
 def test_models_with_normalized_keys_have_one_attention_kernel(shape, monkeypatch):
     """Compiled, the two kernels add the squares of a key in different orders, which the interpreter cannot show."""
     used = []
-    monkeypatch.setattr(FusedStep, "_launch_attention", lambda self, kernel, *rest, **more: used.append(kernel))
+    monkeypatch.setattr(RowAttention, "_launch", lambda self, kernel, *rest, **more: used.append(kernel))
     model = random_model(SHAPES[shape])
     for kind in (FusedStep, RowStep):
         kind(model, KVCache(SHAPES[shape], 2, 16), SlotState(2, V, CPU), V).feed(2)

@@ -94,6 +94,16 @@ def test_attend_equals_attend_readable(n_queries, kv_heads, masking):
     torch.testing.assert_close(fast, readable, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("n_queries", [2, 9])
+def test_queries_behind_cached_keys_need_no_mask_on_a_gpu(n_queries, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 4, n, 4, generator=generator) for n in (n_queries, 9, 9))
+    wanted = attend_readable(q, k, v, None, 0.0)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr("glassgpt.model.attention.causal_mask", None)
+    torch.testing.assert_close(attend(q, k, v, None, 0.0), wanted, rtol=1e-5, atol=1e-6)
+
+
 def test_window_masks_older_positions():
     visible = causal_mask(2, 6, window=3)[0, 0]
     assert visible.tolist() == [[False, False, True, True, True, False], [False, False, False, True, True, True]]

@@ -51,11 +51,16 @@ class PromptGraphs:
 
     def shape_of(self, n_tokens: int) -> Shape | None:
         """Return the shape in which a prompt of this length is processed; None for a prompt that is too long for one."""
-        length = next((length for length in PROMPT_LENGTHS if n_tokens <= length), None)
-        if length is None:
+        if n_tokens > self._longest:
             return None
-        length = min(length, self._model.config.context_length)  # the model has no positions beyond its context
+        length = next(length for length in PROMPT_LENGTHS if n_tokens <= length)
+        length = min(length, self._longest)  # the model has no positions beyond its context
         return max(1, MIN_TOKENS // length), length
+
+    @property
+    def _longest(self) -> int:
+        """The most tokens of a prompt that is not processed in chunks."""
+        return min(PROMPT_LENGTHS[-1], self._model.config.context_length)
 
     def process(self, shape: Shape, prompts: Sequence[Sequence[int]]) -> KVCache:
         """Return the keys and values of prompts, valid until the next call; they must fit into the shape."""
@@ -83,7 +88,7 @@ class PromptGraphs:
     @functools.cached_property
     def _memory(self) -> Tensor:
         config = self._model.config
-        n_elements = config.n_layer * config.kv_heads * config.head_width * max(MIN_TOKENS, PROMPT_LENGTHS[-1])
+        n_elements = config.n_layer * config.kv_heads * config.head_width * max(MIN_TOKENS, self._longest)
         return torch.empty(2, n_elements, dtype=self._dtype, device=self._device)
 
 
@@ -119,7 +124,9 @@ class ShapedPrefill:
         self._batches.clear()
         if not self._long:
             return True
-        self._chunked = self._chunked or ChunkedPrefill(self._model, [self._prompts[self._long[0]]])
+        self._chunked = self._chunked or ChunkedPrefill(
+            self._model, [self._prompts[self._long[0]]], chunk=PROMPT_LENGTHS[-1]
+        )
         if self._chunked.step():
             self._store([self._long.pop(0)], self._chunked.cache)
             self._chunked = None

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from glassgpt.generation.gpu.kernels.attention import row_attention_kernel
-from glassgpt.generation.gpu.step import FusedStep, attention_queries
+from glassgpt.generation.gpu.cache_attention import attention_queries
+from glassgpt.generation.gpu.step import FusedStep
 from glassgpt.model.config import ModelConfig
 
 
 class RowStep(FusedStep):
-    """A `FusedStep` whose state has a column for each row, and whose slots have `width` successive rows each.
+    """A `FusedStep` whose state has a column for each row, and whose slots have `width` successive rows each; see `max_width`."""
 
-    Attributes:
-        width: rows of each slot in the next step, at successive positions; see `max_width`.
-    """
-
-    width = 1
-
-    def _attend(self, layer: int, qkv: Tensor, attended: Tensor) -> None:
-        slots = qkv.size(0) // self.width
-        self._launch_attention(row_attention_kernel, slots, layer, qkv, attended, width=self.width)
+    _has_several_rows = True
 
 
 def max_width(config: ModelConfig) -> int:

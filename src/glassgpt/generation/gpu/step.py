@@ -12,20 +12,19 @@ import torch
 import triton
 from torch import Tensor
 
-from glassgpt.generation.gpu.kernels.attention import attention_kernel, row_attention_kernel
+from glassgpt.generation.gpu.cache_attention import select_attention
 from glassgpt.generation.gpu.kernels.model import (
     add_norm_kernel,
     embed_kernel,
     gate_kernel,
 )
-from glassgpt.generation.gpu.launch import cache_lines, launcher
+from glassgpt.generation.gpu.launch import launcher
 from glassgpt.generation.gpu.layers import FusedLinear, FusedNorm, fuse
 from glassgpt.generation.gpu.sampler import FusedSampler, SamplingLimits
 from glassgpt.generation.gpu.slots import StepState
-from glassgpt.generation.gpu.tiles import ATTENTION_STAGES, ATTENTION_WARPS, FEW_ROWS, MAX_SPLITS, attention_block_keys
+from glassgpt.generation.gpu.tiles import MAX_SPLITS
 from glassgpt.model import modern
 from glassgpt.model.cache import KVCache
-from glassgpt.model.config import ModelConfig
 from glassgpt.model.transformer import LanguageModel
 
 GATE_BLOCK = 1024
@@ -40,11 +39,19 @@ class FusedStep:
         cache: the slots. Its own lengths are not used; `state` has them.
         state: of the slots.
         vocab_size: the tokenizer's.
+
+    Attributes:
+        width: rows of each slot in the next step, at successive positions; more than one only in a `RowStep`.
     """
 
+    width = 1
+    _has_several_rows = False
+
     def __init__(self, model: LanguageModel, cache: KVCache, state: StepState, vocab_size: int) -> None:
-        self._config, self._cache, self._state = model.config, cache, state
-        self._fused = fuse(model)
+        self._config, self._state = model.config, state
+        self._fused = fused = fuse(model)
+        attention = select_attention(model.config, is_normed=fused.is_normed, has_several_rows=self._has_several_rows)
+        self._attend = attention(model.config, cache, state, fused.rotation, is_normed=fused.is_normed)
         first, head = self._fused.blocks[0], self._fused.head
         rows, width, device = state.ints.size(1), model.config.n_embd, cache.keys.device
         like: dict[str, Any] = {"dtype": cache.keys.dtype, "device": device}
@@ -79,7 +86,7 @@ class FusedStep:
         self._embed(x, normed, norms[0])
         for layer, block in enumerate(self._fused.blocks):
             block.qkv(normed, qkv)
-            self._attend(layer, qkv, attended)
+            self._attend(layer, qkv, attended, self.width)
             self._add(block.out, attended, x, normed, block.norm2)
             block.up(normed, up)
             if self._fused.is_gated:
@@ -114,40 +121,9 @@ class FusedStep:
             up, hidden, WIDTH=width, BLOCK=GATE_BLOCK
         )
 
-    def _attend(self, layer: int, qkv: Tensor, attended: Tensor) -> None:
-        if self._fused.is_normed:  # the bits of a step of several rows, in which squares of keys are added in its order
-            self._launch_attention(row_attention_kernel, qkv.size(0), layer, qkv, attended, width=1)
-        else:
-            self._launch_attention(attention_kernel, qkv.size(0), layer, qkv, attended)
-
-    def _launch_attention(
-        self, kernel: Any, slots: int, layer: int, qkv: Tensor, attended: Tensor, **more: int
-    ) -> None:
-        config, keys, fused = self._config, self._cache.keys[layer], self._fused
-        cos, sin = fused.rotation or (keys, keys)
-        capacity, scale = self._cache.capacity, config.head_width**-0.5
-        half = max(16, triton.next_power_of_2(config.head_width // 2))
-        block_keys = attention_block_keys(half)
-        # Many rows keep the memory busy anyway; prefetching more than one block of keys would only get in the way.
-        n_prefetched = capacity if slots <= FEW_ROWS else block_keys
-        launcher(kernel, qkv.size(0), (slots, config.kv_heads), ATTENTION_WARPS, ATTENTION_STAGES)(
-            self._state.ints, qkv, keys, self._cache.values[layer], cos, sin, attended,
-            slots=self._n_columns, capacity=capacity, n_prefetched=n_prefetched, **more,
-            window=config.layer_window(layer), scale=scale, eps=modern.NORM_EPS,
-            N_HEAD=config.n_head, KV_HEADS=config.kv_heads, HEAD_DIM=config.head_width, HALF=half,
-            QUERIES=attention_queries(config), BLOCK_S=block_keys,
-            LINES=cache_lines(config.head_width * keys.element_size()),
-            ROTATED=fused.rotation is not None, NORMED_HEADS=fused.is_normed,
-        )  # fmt: skip
-
     @property
     def _n_columns(self) -> int:
         return self._state.ints.size(1)
-
-
-def attention_queries(config: ModelConfig) -> int:
-    """Return the number of queries in a tile of attention; at least 16, as the tensor cores need."""
-    return max(16, triton.next_power_of_2(config.n_head // config.kv_heads))
 
 
 def _or(tensor: Tensor | None, placeholder: Tensor) -> Tensor:

@@ -13,6 +13,13 @@ MAX_SPLITS = 4
 ATTENTION_KEYS, ATTENTION_WARPS, ATTENTION_STAGES = 256, 4, 2
 """Keys of 64 numbers that an attention program processes at once, and its launch options."""
 
+LONG_CONTEXT = 1024
+"""Models with a longer context share the keys of a slot among programs."""
+CHUNK_BLOCKS, MAX_CHUNKS = 2, 64
+"""Blocks of keys per program then, and most programs that share a head's keys: beyond, each takes more blocks."""
+PREFETCHED_BYTES = 16 * 2**20
+"""Keys and values that such a step prefetches into the L2 cache, which has 50 MB on an H100."""
+
 
 @dataclass(frozen=True)
 class Tiles:
@@ -86,3 +93,11 @@ def attention_block_keys(half: int) -> int:
     Keys share the program's memory, so wider heads leave space for fewer of them.
     """
     return min(ATTENTION_KEYS, max(16, ATTENTION_KEYS * 32 // half))
+
+
+def attention_chunk_keys(block_keys: int, context_length: int) -> int:
+    """Return the number of positions whose keys one program processes: a power of two times the keys of a block."""
+    chunk = block_keys * CHUNK_BLOCKS
+    while chunk * MAX_CHUNKS < context_length:
+        chunk *= 2
+    return chunk

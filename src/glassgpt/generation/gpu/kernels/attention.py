@@ -1,7 +1,8 @@
 """Kernels of attention over the cache: from one new token per slot, or from several successive ones.
 
-Shapes as in `kernels.model`. There are two because the second is 1 % slower for one token (docs/log.md); models
-whose keys are normalized use the second alone, so that the bits of a row never depend on the number of rows.
+Shapes as in `kernels.model`. `attention_kernel` and `row_attention_kernel` are two because the second is 1 % slower for
+one token (docs/log.md); models whose keys are normalized use the second alone, so that the bits of a row never depend on
+the number of rows. Models with a long context use `chunk_attention_kernel` for everything (decision 89).
 """
 
 from __future__ import annotations
@@ -118,20 +119,12 @@ def row_attention_kernel(
     length = tl.minimum(tl.load(slot_ints + LENGTH * slots + slot * width), capacity)
     at_first, at_last = tl.minimum(length, capacity - 1), tl.minimum(length + width, capacity) - 1
     position = tl.minimum(length + nth, capacity - 1)  # (QUERIES,)
-    heads, query_head = row * (N_HEAD + 2 * KV_HEADS), kv_head * GROUP + query % GROUP
-    q1, q2 = _load_halves(qkv, heads + query_head, is_query, half, inside, HEAD_DIM)  # (QUERIES, HALF)
-    k1, k2 = _load_halves(qkv, heads + N_HEAD + kv_head, is_query, half, inside, HEAD_DIM)
-    v1, v2 = _load_halves(qkv, heads + N_HEAD + KV_HEADS + kv_head, is_query, half, inside, HEAD_DIM)
-    if NORMED_HEADS:
-        q1, q2 = _norm_heads(q1, q2, eps, HEAD_DIM)
-        k1, k2 = _norm_heads(k1, k2, eps, HEAD_DIM)
+    query_head = kv_head * GROUP + query % GROUP
+    q1, q2, k1, k2, v1, v2 = _load_new_tokens(
+        qkv, cos, sin, row, query_head, kv_head, position, is_query, half, inside, eps,
+        N_HEAD, KV_HEADS, HEAD_DIM, ROTATED, NORMED_HEADS,
+    )  # fmt: skip
     at = position[:, None] * HEAD_DIM + half[None, :]
-    if ROTATED:
-        angle = position[:, None] * (HEAD_DIM // 2) + half[None, :]
-        valid = is_query[:, None] & inside[None, :]
-        cosine, sine = tl.load(cos + angle, valid, 0.0), tl.load(sin + angle, valid, 0.0)
-        q1, q2 = _rotate(q1, q2, cosine, sine)
-        k1, k2 = _rotate(k1, k2, cosine, sine)
     # Rounded as the cache stores them, so that this step sees what later steps see.
     k1, k2 = k1.to(keys.dtype.element_ty), k2.to(keys.dtype.element_ty)
     is_new = (is_query & (query % GROUP == 0) & (length + nth < capacity))[:, None] & inside[None, :]
@@ -159,6 +152,142 @@ def row_attention_kernel(
     is_out = is_query[:, None] & inside[None, :]
     tl.store(out, (o1 / total[:, None]).to(y.dtype.element_ty), is_out)
     tl.store(out + HEAD_DIM // 2, (o2 / total[:, None]).to(y.dtype.element_ty), is_out)
+
+
+@triton.jit(do_not_specialize=["slots", "width", "capacity", "n_prefetched"])
+def chunk_attention_kernel(
+    slot_ints, qkv, keys, values, cos, sin, maxima, totals, sums,
+    slots, width, capacity, n_prefetched, window, scale, eps,
+    N_HEAD: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, HALF: tl.constexpr, QUERIES: tl.constexpr,
+    BLOCK_S: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, LINES: tl.constexpr, ROTATED: tl.constexpr,
+    NORMED_HEADS: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
+    """Attend from the new tokens of each slot to one chunk of keys, for `combine_kernel` to add up.
+
+    Program (slot, key head, chunk of CHUNK positions), otherwise as `row_attention_kernel`: with few slots, one program per
+    key head would leave most of the GPU idle while it reads thousands of keys (Dao et al. 2023, Flash-Decoding). A new key is stored by the
+    program of its chunk. A row's own key is counted by that of chunk 0, which always runs, and its score is the first maximum in
+    every chunk, so that no maximum is infinite where a row sees nothing of a chunk.
+
+    Writes for each row, query head and chunk: the maximum, the sum of the weights, and the weighted sum of the values,
+    (M, H, CHUNKS), the last with HEAD_DIM behind it, float32.
+    """
+    start_next_kernel(OVERLAP)
+    slot, kv_head, chunk = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    offset = (slot * KV_HEADS + kv_head).to(tl.int64) * capacity * HEAD_DIM
+    key_rows, value_rows = keys + offset, values + offset
+    chunk_start, chunk_end = chunk * CHUNK, (chunk + 1) * CHUNK
+    GROUP: tl.constexpr = N_HEAD // KV_HEADS
+    if OVERLAP:
+        # The length may still be that of the previous step, which is good enough for a hint.
+        likely_length = tl.minimum(tl.load(slot_ints + LENGTH * slots + slot * width), capacity)
+        wanted_from = tl.where(window > 0, tl.maximum(likely_length - window, chunk_start), chunk_start)
+        wanted_to = tl.minimum(tl.minimum(likely_length, chunk_end), wanted_from + n_prefetched)
+        for start in tl.range(wanted_from, wanted_to, BLOCK_S):
+            prefetch(key_rows, start, wanted_to, BLOCK_S, HEAD_DIM, HEAD_DIM, LINES)
+            prefetch(value_rows, start, wanted_to, BLOCK_S, HEAD_DIM, HEAD_DIM, LINES)
+    wait_for_previous_kernel(OVERLAP)
+    length = tl.minimum(tl.load(slot_ints + LENGTH * slots + slot * width), capacity)
+    at_first, at_last = tl.minimum(length, capacity - 1), tl.minimum(length + width, capacity) - 1
+    first_of_all = tl.where(window > 0, tl.maximum(at_first + 1 - window, 0), 0)
+    if (chunk == 0) | ((chunk_start <= at_last) & (chunk_end > first_of_all)):
+        half, query = tl.arange(0, HALF), tl.arange(0, QUERIES)
+        inside, is_query = half < HEAD_DIM // 2, query < GROUP * width
+        nth = tl.minimum(query // GROUP, width - 1)  # which of the slot's new tokens
+        row = slot * width + nth
+        position = tl.minimum(length + nth, capacity - 1)  # (QUERIES,)
+        query_head = kv_head * GROUP + query % GROUP
+        q1, q2, k1, k2, v1, v2 = _load_new_tokens(
+            qkv, cos, sin, row, query_head, kv_head, position, is_query, half, inside, eps,
+            N_HEAD, KV_HEADS, HEAD_DIM, ROTATED, NORMED_HEADS,
+        )  # fmt: skip
+        at = position[:, None] * HEAD_DIM + half[None, :]
+        # Rounded as the cache stores them, so that this step sees what later steps see.
+        k1, k2 = k1.to(keys.dtype.element_ty), k2.to(keys.dtype.element_ty)
+        is_here = (position >= chunk_start) & (position < chunk_end) & (length + nth < capacity)
+        is_new = (is_query & (query % GROUP == 0) & is_here)[:, None] & inside[None, :]
+        tl.store(key_rows + at, k1, is_new)
+        tl.store(key_rows + at + HEAD_DIM // 2, k2, is_new)
+        tl.store(value_rows + at, v1.to(values.dtype.element_ty), is_new)
+        tl.store(value_rows + at + HEAD_DIM // 2, v2.to(values.dtype.element_ty), is_new)
+        if width > 1:
+            tl.debug_barrier()  # other threads load what was stored just now
+        q1, q2 = q1.to(keys.dtype.element_ty), q2.to(keys.dtype.element_ty)
+        products = q1.to(tl.float32) * k1.to(tl.float32) + q2.to(tl.float32) * k2.to(tl.float32)
+        running_max = scale * tl.sum(products, 1)
+        counts_own_key = (chunk == 0).to(tl.float32)
+        total = tl.full((QUERIES,), 1.0, tl.float32) * counts_own_key
+        o1, o2 = v1 * counts_own_key, v2 * counts_own_key
+        first = tl.where(window > 0, tl.maximum(position + 1 - window, 0), 0)  # (QUERIES,)
+        first_block = tl.maximum(first_of_all // BLOCK_S * BLOCK_S, chunk_start)
+        for start in tl.range(first_block, tl.minimum(at_last, chunk_end), BLOCK_S):
+            s = start + tl.arange(0, BLOCK_S)
+            is_loaded = (s >= first_of_all) & (s < at_last)
+            visible = (s[None, :] >= first[:, None]) & (s[None, :] < position[:, None])  # (QUERIES, BLOCK_S)
+            running_max, total, o1, o2 = _attend_to_block(
+                q1, q2, key_rows, value_rows, s, is_loaded, visible, half, inside, scale,
+                running_max, total, o1, o2, HEAD_DIM,
+            )  # fmt: skip
+        part = (row * N_HEAD + query_head) * CHUNKS + chunk
+        tl.store(maxima + part, running_max, is_query)
+        tl.store(totals + part, total, is_query)
+        out = sums + part[:, None] * HEAD_DIM + half[None, :]
+        is_out = is_query[:, None] & inside[None, :]
+        tl.store(out, o1, is_out)
+        tl.store(out + HEAD_DIM // 2, o2, is_out)
+
+
+@triton.jit(do_not_specialize=["columns", "capacity"])
+def combine_kernel(
+    row_ints, maxima, totals, sums, y, columns, capacity, window,
+    N_HEAD: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):  # fmt: skip
+    """Add up the chunks that a row sees: program (row, query head).
+
+    CHUNKS depends on the model's context alone, so the order of the sums does not depend on capacity or batch; chunks that
+    are not seen count as exact zeros, whatever their memory holds.
+    """
+    start_next_kernel(OVERLAP)
+    wait_for_previous_kernel(OVERLAP)
+    row, head = tl.program_id(0), tl.program_id(1)
+    position = tl.minimum(tl.load(row_ints + LENGTH * columns + row), capacity - 1)
+    first = tl.where(window > 0, tl.maximum(position + 1 - window, 0), 0)
+    chunk, channel = tl.arange(0, CHUNKS), tl.arange(0, BLOCK_D)
+    is_seen = (chunk == 0) | ((chunk * CHUNK < position) & ((chunk + 1) * CHUNK > first))
+    part = (row * N_HEAD + head) * CHUNKS + chunk
+    peaks = tl.load(maxima + part, is_seen, float("-inf"))
+    weights = tl.exp(peaks - tl.max(peaks, 0))
+    total = tl.sum(weights * tl.load(totals + part, is_seen, 0.0), 0)
+    is_channel = channel < HEAD_DIM
+    chunk_sums = tl.load(
+        sums + part[:, None] * HEAD_DIM + channel[None, :], is_seen[:, None] & is_channel[None, :], 0.0
+    )
+    out = tl.sum(weights[:, None] * chunk_sums, 0) / total
+    tl.store(y + (row * N_HEAD + head) * HEAD_DIM + channel, out.to(y.dtype.element_ty), is_channel)
+
+
+@triton.jit
+def _load_new_tokens(
+    qkv, cos, sin, row, query_head, kv_head, position, is_query, half, inside, eps,
+    N_HEAD: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
+    ROTATED: tl.constexpr, NORMED_HEADS: tl.constexpr,
+):  # fmt: skip
+    """Load the halves of each query, and of its own key and value: (QUERIES, HALF), in float32, normalized and rotated."""
+    heads = row * (N_HEAD + 2 * KV_HEADS)
+    q1, q2 = _load_halves(qkv, heads + query_head, is_query, half, inside, HEAD_DIM)
+    k1, k2 = _load_halves(qkv, heads + N_HEAD + kv_head, is_query, half, inside, HEAD_DIM)
+    v1, v2 = _load_halves(qkv, heads + N_HEAD + KV_HEADS + kv_head, is_query, half, inside, HEAD_DIM)
+    if NORMED_HEADS:
+        q1, q2 = _norm_heads(q1, q2, eps, HEAD_DIM)
+        k1, k2 = _norm_heads(k1, k2, eps, HEAD_DIM)
+    if ROTATED:
+        angle = position[:, None] * (HEAD_DIM // 2) + half[None, :]
+        valid = is_query[:, None] & inside[None, :]
+        cosine, sine = tl.load(cos + angle, valid, 0.0), tl.load(sin + angle, valid, 0.0)
+        q1, q2 = _rotate(q1, q2, cosine, sine)
+        k1, k2 = _rotate(k1, k2, cosine, sine)
+    return q1, q2, k1, k2, v1, v2
 
 
 @triton.jit
