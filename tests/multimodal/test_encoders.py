@@ -276,13 +276,16 @@ def test_a_modality_without_an_encoder_is_refused():
 
 
 def test_invalid_settings_are_reported_together():
-    config = dataclasses.replace(CONFIG, modalities="image,smell", patch_size=3, augment_image=3.0, mels=1)
+    config = dataclasses.replace(
+        CONFIG, modalities="image,smell", patch_size=3, augment_image=3.0, hide_patches=1.5, mels=1
+    )
     with pytest.raises(ConfigError) as caught:
         MultimodalModel(shaken(SHAPES["gpt2"]), config)
     for part in (
         "names 'smell'",
         "multimodal.patch_size is 3",
         "multimodal.augment_image is 3.0",
+        "multimodal.hide_patches is 1.5; it must be between 0 and 1",
         "multimodal.mels is 1",
     ):
         assert part in str(caught.value)
@@ -300,7 +303,9 @@ def test_convolutions_that_cannot_be_are_refused(settings, message):
     assert any(message in problem for problem in dataclasses.replace(CONFIG, **settings).problems())
 
 
-STRONG = dataclasses.replace(CONFIG, augment_image=1.0, augment_audio=1.0, flip_image=True, restyle_image=1.0)
+STRONG = dataclasses.replace(
+    CONFIG, augment_image=1.0, augment_audio=1.0, flip_image=True, restyle_image=1.0, filter_image=0.5, hide_patches=0.3
+)
 
 
 def test_augmentation_happens_in_training_only_and_is_repeated_by_the_generator():
@@ -369,7 +374,7 @@ def test_hue_leaves_gray_alone_style_leaves_white_alone_and_values_keep_their_ra
         image_augmentation.moved, image_augmentation.filtered, image_augmentation.lit, image_augmentation.outlined,
         image_augmentation.blurred_or_sharpened, image_augmentation.flattened, image_augmentation.repainted,
         image_augmentation.thickened, image_augmentation.simplified, lambda x, s: image_augmentation.grayed(x, 6 * s),
-        lambda x, s: image_augmentation.recolored(x, s, s),
+        lambda x, s: image_augmentation.recolored(x, s, s), image_augmentation.convolved,
     ):  # fmt: skip
         assert (change(white, 1.5) - white).abs().max() < 0.02
         changed = change(random, 1.5)
@@ -378,6 +383,43 @@ def test_hue_leaves_gray_alone_style_leaves_white_alone_and_values_keep_their_ra
         assert (changed - random).abs().amax(dim=(1, 2, 3)).gt(1e-3).float().mean() > 0.2
     covered = image_augmentation.covered(white, 1.0)
     assert 0 < (covered < 1).float().mean() < 0.3
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_random_filters_reach_as_far_as_their_size(monkeypatch, size):
+    torch.manual_seed(0)
+    monkeypatch.setattr(image_augmentation, "FILTER_SIZES", (size,))
+    x = torch.ones(32, 3, 15, 15)
+    x[:, :, 7, 7] = 0.0
+    changed = image_augmentation.convolved(x, 1.0)
+    dark = (changed < 1).any(dim=1).nonzero()[:, 1:]
+    assert (dark.min().item(), dark.max().item()) == (7 - size // 2, 7 + size // 2)
+    assert len(changed.flatten(1).unique(dim=0)) == 32  # each mixes another share of its filter
+    assert torch.equal(image_augmentation.convolved(x, 0.0), x)
+
+
+def test_a_random_filter_is_a_product_with_what_is_around_a_pixel(monkeypatch):
+    monkeypatch.setattr(image_augmentation, "FILTERS", 1)
+    monkeypatch.setattr(image_augmentation, "FILTER_SIZES", (3,))
+    monkeypatch.setattr(torch, "randn", lambda *shape, device: torch.arange(81.0).view(shape) / 400)
+    monkeypatch.setattr(image_augmentation, "_uniform", lambda x, low, high: torch.full((len(x), 1, 1, 1), float(low)))
+    x = torch.rand(2, 3, 6, 6)
+    changed = image_augmentation.convolved(x, 1.0)
+    weights = torch.arange(81.0).view(3, 3, 3, 3) / 400 / 27**0.5
+    expected = [[[(weights[c] * (1 - x[0, :, i - 1 : i + 2, j - 1 : j + 2])).sum() for j in range(1, 5)]
+                 for i in range(1, 5)] for c in range(3)]  # fmt: skip
+    torch.testing.assert_close(changed[0, :, 1:5, 1:5], 1 - torch.tensor(expected))
+
+
+def test_whole_patches_are_hidden_up_to_a_share():
+    torch.manual_seed(0)
+    white = torch.ones(200, 3, 16, 16)
+    hidden = (image_augmentation.hidden(white, 0.5, 4) < 1).any(dim=1)
+    by_patch = hidden.unfold(1, 4, 4).unfold(2, 4, 4).float().mean(dim=(3, 4))
+    assert set(by_patch.unique().tolist()) == {0.0, 1.0}
+    assert by_patch.mean(dim=(1, 2)).max() <= 0.9
+    assert 0.2 < by_patch.mean() < 0.3
+    assert torch.equal(image_augmentation.hidden(white, 0.0, 4), white)
 
 
 def test_sounds_lose_bands_and_gaps_of_the_configured_size():

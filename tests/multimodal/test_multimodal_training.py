@@ -131,7 +131,14 @@ def test_a_wrong_loss_is_explained_with_media_in_the_inputs(named_data, named_ru
 
 @pytest.mark.parametrize(
     ("changed", "is_random"),
-    [({}, False), ({"augment_image": 1}, True), ({"restyle_image": 1}, True), ({"augment_audio": 1}, True)],
+    [
+        ({}, False),
+        ({"augment_image": 1}, True),
+        ({"restyle_image": 1}, True),
+        ({"filter_image": 1}, True),
+        ({"hide_patches": 1}, True),
+        ({"augment_audio": 1}, True),
+    ],
 )
 def test_audits_know_whether_media_are_changed_at_random(named_data, changed, is_random):
     off = {"augment_image": 0, "augment_audio": 0, "restyle_image": 0, "flip_image": False}
@@ -144,6 +151,7 @@ def test_audits_know_whether_media_are_changed_at_random(named_data, changed, is
 
 def test_media_are_changed_in_float32_whatever_the_precision(named_data, tmp_path):
     strong = {f"multimodal__{name}": 2 for name in ("augment_image", "restyle_image", "augment_audio")}
+    strong |= {"multimodal__filter_image": 1, "multimodal__hide_patches": 0.5}
     result = api.train(configured(named_data, train__max_steps=6, train__precision="bf16", **strong), tmp_path / "run")
     assert result.step == 6
 

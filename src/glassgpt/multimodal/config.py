@@ -35,6 +35,10 @@ class MultimodalConfig:
         flip_image: whether half of the pictures are mirrored in training, where left and right mean the same.
         restyle_image: how strongly the style of pictures is changed in training, from 0 (not at all) to 2, for drawings in a
             style that was not seen: other colors, thick and thin lines, filters, shading, outlines, flat colors, noise.
+        filter_image: share of the pictures that random filters of 1 to 7 pixels change in training, from 0 to 1; like restyle_image
+            for drawings in a style that was not seen, of which shapes remain, and colors in part.
+        hide_patches: largest share of the patches of a picture that are covered in training, from 0 (none) to 1, so that no part
+            of a thing is needed to recognize it.
         augment_audio: how strongly sounds are changed in training, from 0 (not at all) to 2: speed, pitch, noise, gaps.
         attention: what a position of a picture or sound sees of it: `causal`, what comes before, as in text, or
             `bidirectional`, all of it.
@@ -56,6 +60,8 @@ class MultimodalConfig:
     augment_image: float = 0.5
     flip_image: bool = False
     restyle_image: float = 0.0
+    filter_image: float = 0.0
+    hide_patches: float = 0.0
     augment_audio: float = 0.5
     attention: Literal["causal", "bidirectional"] = "causal"
     ctc_weight: float = 0.0
@@ -66,6 +72,12 @@ class MultimodalConfig:
         """The modalities, in the order of their numbers."""
         given = self.modalities.split(",") if self.modalities else []
         return tuple(modality for modality in MODALITIES if modality in given)
+
+    @property
+    def changes_images(self) -> bool:
+        """True if pictures are changed at random in training."""
+        strengths = (self.augment_image, self.restyle_image, self.filter_image, self.hide_patches)
+        return self.flip_image or any(strengths)
 
     @property
     def has_ctc(self) -> bool:
@@ -97,9 +109,8 @@ class MultimodalConfig:
 
     def difference(self, other: MultimodalConfig) -> str | None:
         """Return the name of the first setting that differs and that the model of a run is made of, or None."""
-        names = [
-            field.name for field in fields(self) if not field.name.startswith(("augment", "flip", "restyle", "fit"))
-        ]
+        of_training = ("augment", "flip", "restyle", "filter", "hide", "fit")
+        names = [field.name for field in fields(self) if not field.name.startswith(of_training)]
         different = (name for name in names if getattr(self, name) != getattr(other, name))
         return next((name for name in different if name != "ctc_weight" or self.has_ctc != other.has_ctc), None)
 
@@ -112,6 +123,11 @@ class MultimodalConfig:
             f"multimodal.{name} is {getattr(self, name)}; it must be between 0 and 2"
             for name in ("augment_image", "restyle_image", "augment_audio")
             if not 0 <= getattr(self, name) <= 2
+        ]
+        found += [
+            f"multimodal.{name} is {getattr(self, name)}; it must be between 0 and 1"
+            for name in ("filter_image", "hide_patches")
+            if not 0 <= getattr(self, name) <= 1
         ]
         if not 0 <= self.overlap <= self.patch_size:
             found.append(

@@ -36,7 +36,7 @@ class ImageEncoder(Encoder):
     @property
     def is_random(self) -> bool:
         """See `Encoder`."""
-        return bool(self.config.augment_image or self.config.restyle_image or self.config.flip_image)
+        return self.config.changes_images
 
     @staticmethod
     def payload(data: NDArray[Any], config: MultimodalConfig) -> NDArray[np.uint8]:

@@ -1,11 +1,12 @@
 """Random changes of pictures in training, on the device.
 
 They are drawn from PyTorch's generator of the device, as dropout is, whose state a checkpoint holds: a resumed run draws
-what the run would have drawn. Each picture is changed by itself.
+what the run would have drawn. Each picture is changed by itself, only the filters of `convolved` are those of a batch.
 
 Two strengths: `augment_image` changes where things are and how they are lit, as another photo of the same thing would;
 `restyle_image` changes how they are drawn, as another artist would. White stays white in what concerns style, because
-drawings stand on it.
+drawings stand on it. Two shares besides: `filter_image` of the pictures whose colors and edges random filters change, and
+`hide_patches` of what is covered.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ REPAINTED, GRAYED, THICKENED, SIMPLIFIED = 0.25, 0.05, 0.4, 0.3
 """Shares of the pictures whose style is changed in each way, at strength 1."""
 SHIFTED = 0.2
 """Largest change of a color of those that are repainted; with twice as many and 0.35, flags and hearts were confused."""
+FILTERS, FILTER_SIZES = 8, (1, 3, 5, 7)
+"""Filters of a batch, of which each picture that is filtered gets one, and their sizes in pixels."""
 BLUR = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 
 
@@ -44,6 +47,8 @@ def augment_images(pictures: Tensor, config: MultimodalConfig) -> Tensor:
     if style:
         for change in (thickened, simplified, filtered, repainted):
             x = change(x, style)
+    if config.filter_image:
+        x = convolved(x, config.filter_image)
     if place:
         x = recolored(x, place, style)
     if style:
@@ -51,6 +56,8 @@ def augment_images(pictures: Tensor, config: MultimodalConfig) -> Tensor:
             x = change(x, style)
     if place:
         x = covered(x, place)
+    if config.hide_patches:
+        x = hidden(x, config.hide_patches, config.patch_size)
     return x * 2 - 1
 
 
@@ -108,6 +115,26 @@ def filtered(x: Tensor, strength: float) -> Tensor:
     seen = F.unfold(F.pad(1 - x, (1, 1, 1, 1), mode="replicate"), 3)  # (M, 27, S²)
     changed = (1 - x + (weights @ seen).view_as(x)).clamp(0, 1)
     return torch.lerp(x, 1 - changed, _some(x, FILTERED * strength) * _uniform(x, 0, 1))
+
+
+def convolved(x: Tensor, share: float) -> Tensor:
+    """Mix a share of the pictures with what a random filter makes of them, whose size is random too (Xu et al. 2021).
+
+    Unlike `filtered`, it may take all of the colors and blur; what becomes negative is shown as its opposite.
+    """
+    reach = max(FILTER_SIZES) // 2
+    place = torch.arange(-reach, reach + 1, device=x.device).abs()
+    sizes = torch.tensor(FILTER_SIZES, device=x.device)[torch.randint(len(FILTER_SIZES), (FILTERS,), device=x.device)]
+    inside = torch.maximum(place[:, None], place) <= sizes.view(-1, 1, 1, 1, 1) // 2  # (F, 1, 1, 7, 7)
+    weights = torch.randn(FILTERS, 3, 3, *inside.shape[-2:], device=x.device) * inside
+    weights = weights / (math.sqrt(3) * sizes.view(-1, 1, 1, 1, 1))
+    # Every filter on every picture is quicker than a convolution in as many groups as there are pictures.
+    ink = F.pad(1 - x, (reach, reach, reach, reach), mode="replicate")
+    seen = F.conv2d(ink, weights.flatten(0, 1)).unflatten(1, (FILTERS, 3))  # (M, F, 3, S, S)
+    chosen = torch.randint(FILTERS, (len(x),), device=x.device)
+    seen = seen[torch.arange(len(x), device=x.device), chosen]
+    mixed = torch.lerp(seen, 1 - x, _uniform(x, 0, 1)).abs().clamp(max=1)
+    return torch.lerp(x, 1 - mixed, _some(x, share))
 
 
 def repainted(x: Tensor, strength: float) -> Tensor:
@@ -197,3 +224,17 @@ def covered(x: Tensor, strength: float) -> Tensor:
     height, width = (_uniform(x, 0.1, LARGEST_COVER) * size / 2 * chosen for _ in range(2))
     inside = ((place[:, None] - top).abs() < height) & ((place - left).abs() < width)  # (M, 1, S, S)
     return torch.where(inside, torch.rand(len(x), 3, 1, 1, device=x.device), x)
+
+
+def hidden(x: Tensor, most: float, patch_size: int) -> Tensor:
+    """Cover patches of each picture with a color, a random share of them (Singh and Lee 2017).
+
+    Args:
+        x: (M, 3, S, S).
+        most: largest share.
+        patch_size: width and height of a patch, in pixels.
+    """
+    side = x.size(-1) // patch_size
+    is_hidden = torch.rand(len(x), 1, side, side, device=x.device) < _uniform(x, 0, most)
+    is_hidden = is_hidden.repeat_interleave(patch_size, dim=2).repeat_interleave(patch_size, dim=3)
+    return torch.where(is_hidden, torch.rand(len(x), 3, 1, 1, device=x.device), x)
