@@ -32,7 +32,8 @@ class TrainConfig:
             batch at once, auto measures at the start how many fit into memory.
         learning_rate: peak learning rate, reached after warmup.
         clip_norm: largest global gradient norm; larger gradients are scaled down. 0 switches clipping off.
-        precision: arithmetic of the forward pass; auto is bf16 on a GPU that supports it and fp32 elsewhere.
+        precision: arithmetic of the forward pass; auto is bf16 on a GPU that supports it and fp32 elsewhere, fast also takes
+            bf16 on a CPU that has instructions for it.
         fp8: products in 8-bit floats, which newer GPUs compute faster and which round more: head are those of the head and
             its loss, mlp also those of the MLPs, all also those of attention's layers. Needs bf16 and a GPU of compute
             capability 8.9 (Ada) or newer.
@@ -67,7 +68,7 @@ class TrainConfig:
     micro_batch_size: int | Literal["auto"] = 0
     learning_rate: float = 6e-4
     clip_norm: float = 1.0
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "fast", "fp32", "bf16", "fp16"] = "auto"
     fp8: Literal["off", "head", "mlp", "all"] = "off"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"

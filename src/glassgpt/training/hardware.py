@@ -18,6 +18,7 @@ from glassgpt.model.attention import AttentionFunction, attend
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.delta_rule import training_kernel
 from glassgpt.training.config import TrainConfig
+from glassgpt.training.cpu_bfloat16 import attend_in_float32, cpu_has_16_bit_matmul
 from glassgpt.training.deterministic import (
     attend_deterministic,
     deterministic_algorithms,
@@ -83,6 +84,11 @@ class Hardware:
     compile: bool
     deterministic: bool = False
 
+    @property
+    def multiplies_bfloat16_on_cpu(self) -> bool:
+        """True if products are computed in bfloat16 on a CPU, which is faster for some operations only."""
+        return self.device.type == "cpu" and self.precision == "bf16"
+
     def autocast(self) -> AbstractContextManager[object]:
         """Return a context in which the forward pass runs in `precision`; weights stay float32."""
         if self.precision == "fp32":
@@ -106,6 +112,8 @@ class Hardware:
             model: the model's shape.
             packed: whether rows of several documents are trained on; see `PackedRows`.
         """
+        if self.multiplies_bfloat16_on_cpu:
+            return attend_in_float32
         cudnn = self.deterministic and has_cudnn_attention(self.device, model.head_width)
         function: AttentionFunction = attend_deterministic if cudnn else attend
         if not self._has_blocks_to_leave_out(model, packed=packed) or flex_exclusion(model):
@@ -191,15 +199,22 @@ def resolve_hardware(train: TrainConfig) -> Hardware:
         ConfigError: the device is not available.
     """
     device = pick_device(train.device)
-    if train.precision != "auto":
+    if train.precision not in ("auto", "fast"):
         precision: Precision = train.precision
-    elif device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        precision = "bf16"
     else:
-        # On a CPU the casts of autocast cost a small model more than 16-bit products save.
-        precision = "fp32"
+        precision = "bf16" if _has_bfloat16(device, with_cpu=train.precision == "fast") else "fp32"
     compiled = train.compile == "on" or (train.compile == "auto" and device.type == "cuda")
     return Hardware(device, precision, compiled, _is_deterministic(train, device, precision))
+
+
+def _has_bfloat16(device: torch.device, *, with_cpu: bool) -> bool:
+    """Return whether a device has instructions for bfloat16; a CPU's count only if it is asked for.
+
+    The casts of autocast cost the smallest models more than 16-bit products save.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return with_cpu and device.type == "cpu" and cpu_has_16_bit_matmul(unknown=False)
 
 
 def _is_deterministic(train: TrainConfig, device: torch.device, precision: Precision) -> bool:

@@ -8,7 +8,8 @@ from glassgpt.data.chat.batches import ConversationTokens
 from glassgpt.data.preferences.batches import PairTokens
 from glassgpt.data.shards import TokenArray
 from glassgpt.model.transformer import LanguageModel
-from glassgpt.training.config import TrainerConfig
+from glassgpt.training.capped_head import CappedHeadLoss, has_capped_head
+from glassgpt.training.config import TrainConfig, TrainerConfig
 from glassgpt.training.conversations import conversation_loss
 from glassgpt.training.custom_loss import custom_loss
 from glassgpt.training.distillation import distillation_loss
@@ -36,7 +37,16 @@ def build_loss(tokens: TokenArray, model: LanguageModel, config: TrainerConfig) 
         return distillation_loss(model, config.train)
     if config.train.fp8 != "off":
         return fp8_loss(model, config.train)
+    if _is_by_formula(model, config.train):
+        return CappedHeadLoss(model, config.train.loss_chunk_tokens)
     return TrainingLoss(model, config.train.loss_chunk_tokens)
+
+
+def _is_by_formula(model: LanguageModel, train: TrainConfig) -> bool:
+    """Return whether the head's gradient is computed by formula: in chunks on a CPU, where that is faster."""
+    on_cpu = next(model.parameters()).device.type == "cpu" and train.compile != "on"
+    plain = train.sharding == "none" and train.precision != "fp16"
+    return on_cpu and plain and train.loss_chunk_tokens > 0 and has_capped_head(model)
 
 
 @build_loss.register

@@ -13,6 +13,7 @@ from glassgpt.model.transformer import LanguageModel, ParameterKind
 from glassgpt.model.width import scale_groups
 from glassgpt.training.captured_muon import CapturedMuon
 from glassgpt.training.config import OptimizerConfig
+from glassgpt.training.cpu_bfloat16 import CPUBFloat16Muon
 from glassgpt.training.distributed import DistributedContext, is_sharded
 from glassgpt.training.muon import Muon
 
@@ -42,17 +43,29 @@ def parameter_groups(model: LanguageModel, config: OptimizerConfig) -> dict[Para
 
 
 def build_optimizers(
-    model: LanguageModel, config: OptimizerConfig, dist: DistributedContext | None = None, *, compiled: bool = False
+    model: LanguageModel,
+    config: OptimizerConfig,
+    dist: DistributedContext | None = None,
+    *,
+    compiled: bool = False,
+    cpu_bfloat16: bool = False,
 ) -> Optimizers:
     """Return the optimizers of a model. `set_learning_rate` must be called before each step.
 
     AdamW is PyTorch's with its fused kernel: one pass over memory instead of a dozen.
+
+    Args:
+        model: on its device.
+        config: the configuration.
+        dist: the processes that train together.
+        compiled: whether the updates are compiled.
+        cpu_bfloat16: whether a CPU computes Muon's products in bfloat16.
     """
     groups = parameter_groups(model, config)
     built: Optimizers = []
     if config.name == "muon":
         matrices = groups.pop("matrix")
-        muon = _muon_for(matrices["params"], compiled=compiled)(
+        muon = _muon_for(matrices["params"], compiled=compiled, cpu_bfloat16=cpu_bfloat16)(
             [matrices],
             lr=0.0,
             momentum=config.momentum,
@@ -69,8 +82,10 @@ def build_optimizers(
     return built
 
 
-def _muon_for(matrices: Sequence[nn.Parameter], *, compiled: bool) -> type[Muon]:
+def _muon_for(matrices: Sequence[nn.Parameter], *, compiled: bool, cpu_bfloat16: bool) -> type[Muon]:
     """Return the class of Muon for these matrices: captured in CUDA graphs if they are whole and its code is compiled."""
+    if cpu_bfloat16 and not compiled:
+        return CPUBFloat16Muon
     can_capture = compiled and all(matrix.is_cuda and not is_sharded(matrix) for matrix in matrices)
     return CapturedMuon if can_capture else Muon
 

@@ -69,7 +69,13 @@ class TrainableModel:
         self.has_packed_rows = isinstance(loss, ConversationLoss)
         self._set_attention(packed=self.has_packed_rows)
         self.loss = ParallelLoss(loss, train, hardware, dist)
-        self.optimizers = build_optimizers(self.model, config.optimizer, dist, compiled=hardware.compile)
+        self.optimizers = build_optimizers(
+            self.model,
+            config.optimizer,
+            dist,
+            compiled=hardware.compile,
+            cpu_bfloat16=hardware.multiplies_bfloat16_on_cpu,
+        )
         self.scaler = hardware.scaler()
         self.average = WeightAverage(self.model, train.ema_decay) if train.ema_decay else None
         self.batches = build_batches(tokens, length, config.seed, rank=dist.rank, world_size=dist.world_size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ from glassgpt.diagnosis.findings import CheckResult, Finding
 from glassgpt.model.accounting import checkpoint_bytes, count_parameters
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.config import OptimizerConfig, TrainConfig, TrainerConfig
+from glassgpt.training.cpu_bfloat16 import cpu_has_16_bit_matmul
 from glassgpt.training.hardware import Hardware
 
 ADAMW_RATE_TIMES_WIDTH = 0.32
@@ -148,13 +148,6 @@ def check_hardware(model: ModelConfig, train: TrainConfig, hardware: Hardware) -
         values = {"precision": hardware.precision, "head_dim": model.head_width}
         findings.append(Finding("GG-HW-002", "warning", values))
     return CheckResult("hardware", "found", {"hardware": hardware.describe(), "kernel": kernel}, tuple(findings))
-
-
-def cpu_has_16_bit_matmul(description: Path = Path("/proc/cpuinfo")) -> bool:
-    """Return whether the CPU has 16-bit matrix instructions; True if unknown."""
-    if not description.is_file():
-        return True
-    return bool(re.search(r"\b(amx_bf16|avx512_bf16|bf16)\b", description.read_text(errors="replace")))
 
 
 def check_disk(model: ModelConfig, settings: TrainerConfig, folder: Path) -> CheckResult:
