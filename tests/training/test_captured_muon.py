@@ -164,7 +164,7 @@ def test_a_moved_weight_is_updated_where_it_is_now():
 
 
 class NoMemory:
-    """Fails to capture, as where memory does not suffice."""
+    """Fails to capture, as where memory is too small."""
 
     def __init__(self, device):
         pass

@@ -146,7 +146,7 @@ class CapturedUpdate(BatchUpdate):
         self._replay_finish()
 
     def _captured(self, function: Callable[[], T]) -> Callable[[], T]:
-        """Capture a function; return it as it is if memory does not suffice.
+        """Capture a function; return it as it is if memory runs out.
 
         A graph has memory of its own, and while one is captured PyTorch does not free what it keeps unused elsewhere.
         """

@@ -98,9 +98,9 @@ class DistributedContext:
             torch_distributed.barrier()
 
 
-def _all_gather_single() -> Callable[..., torch_distributed.Work]:
+def _all_gather_single() -> Callable[..., Any]:
     """Return PyTorch's function that gathers into one tensor. Version 2.13 renamed it, and warns about the old name."""
-    new: Callable[..., torch_distributed.Work] | None = getattr(torch_distributed, "all_gather_single", None)
+    new: Callable[..., Any] | None = getattr(torch_distributed, "all_gather_single", None)
     return new or torch_distributed.all_gather_into_tensor  # pyright: ignore[reportDeprecated]
 
 
