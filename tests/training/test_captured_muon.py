@@ -1,6 +1,7 @@
 """Captured Muon against the plain one: the same bits, whatever changes between steps. A recorder stands for CUDA graphs."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from glassgpt.training.captured_muon import CapturedMuon
 from glassgpt.training.muon import Muon
-from glassgpt.training.optimizers import _muon_for
+from glassgpt.training.muon_choice import build_muon
 
 SHAPES = [(6, 6), (12, 4), (6, 6), (4, 12)]
 SETTINGS = {"lr": 0.1, "weight_decay": 0.1, "momentum_warmup_steps": 5}
@@ -181,7 +182,10 @@ def test_without_memory_for_a_graph_the_update_runs_as_it_is():
         pair.assert_equal()
 
 
-def test_only_compiled_muon_on_a_gpu_is_captured():
-    matrix = torch.nn.Parameter(torch.zeros(2, 2))
-    assert _muon_for([matrix], compiled=True) is Muon
-    assert _muon_for([matrix], compiled=False) is Muon
+@pytest.mark.parametrize(("compiled", "is_cuda", "is_whole"), list(itertools.product((True, False), repeat=3)))
+def test_whole_compiled_matrices_of_a_gpu_are_captured(monkeypatch, compiled, is_cuda, is_whole):
+    monkeypatch.setattr(torch.Tensor, "is_cuda", is_cuda)
+    monkeypatch.setattr("glassgpt.training.muon_choice.is_sharded", lambda matrix: not is_whole)
+    muon = build_muon({"params": [torch.nn.Parameter(torch.zeros(2, 2))]}, compiled=compiled, lr=0.5)
+    assert isinstance(muon, CapturedMuon) == (compiled and is_cuda and is_whole)
+    assert muon.param_groups[0]["lr"] == 0.5

@@ -159,5 +159,5 @@ class CapturedUpdate(BatchUpdate):
         return self._muon.directions(self._batch, self._settings.momentum)
 
     def _apply(self) -> None:
-        assert self._whole is not None, "begin() comes first"
+        assert self._whole is not None  # begin() comes first
         self._muon.apply(self._batch, self._whole, self._settings.rate, self._settings.decay)

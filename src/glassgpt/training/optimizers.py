@@ -11,11 +11,9 @@ from torch import nn
 from glassgpt.model.lora import adapter_of, trainable_parameters
 from glassgpt.model.transformer import LanguageModel, ParameterKind
 from glassgpt.model.width import scale_groups
-from glassgpt.training.captured_muon import CapturedMuon
 from glassgpt.training.config import OptimizerConfig
-from glassgpt.training.cpu_bfloat16 import CPUBFloat16Muon
-from glassgpt.training.distributed import DistributedContext, is_sharded
-from glassgpt.training.muon import Muon
+from glassgpt.training.distributed import DistributedContext
+from glassgpt.training.muon_choice import build_muon
 
 Optimizers = list[torch.optim.Optimizer]
 
@@ -64,9 +62,9 @@ def build_optimizers(
     groups = parameter_groups(model, config)
     built: Optimizers = []
     if config.name == "muon":
-        matrices = groups.pop("matrix")
-        muon = _muon_for(matrices["params"], compiled=compiled, cpu_bfloat16=cpu_bfloat16)(
-            [matrices],
+        muon = build_muon(
+            groups.pop("matrix"),
+            cpu_bfloat16=cpu_bfloat16,
             lr=0.0,
             momentum=config.momentum,
             momentum_warmup_steps=config.momentum_warmup_steps,
@@ -80,14 +78,6 @@ def build_optimizers(
         )
     )
     return built
-
-
-def _muon_for(matrices: Sequence[nn.Parameter], *, compiled: bool, cpu_bfloat16: bool) -> type[Muon]:
-    """Return the class of Muon for these matrices: captured in CUDA graphs if they are whole and its code is compiled."""
-    if cpu_bfloat16 and not compiled:
-        return CPUBFloat16Muon
-    can_capture = compiled and all(matrix.is_cuda and not is_sharded(matrix) for matrix in matrices)
-    return CapturedMuon if can_capture else Muon
 
 
 def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], learning_rate: float) -> None:

@@ -155,11 +155,9 @@ class TrainStep(TrainableModel):
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         # One norm over all parameters: clipping changes the length of the step, never its direction.
-        parameters = list(self.model.parameters())
-        norm = nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
-        if math.isfinite(self.clip_norm):  # otherwise PyTorch would multiply all gradients by 1
-            nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
-        return full_tensor(norm)
+        if math.isinf(self.clip_norm):  # with it, PyTorch would multiply all gradients by 1
+            return full_tensor(nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None]))
+        return full_tensor(nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm))
 
     def _gate(self, loss: Tensor, grad_norm: Tensor) -> Tensor:
         """Set the flags that make optimizers keep the old weights; return 1 if this step is not finite, else 0.
