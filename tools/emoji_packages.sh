@@ -8,7 +8,7 @@ for package in "$@"; do
   name=${package%@*}
   [ -d "$folder/$name" ] && continue
   archive=$(cd "$folder" && npm pack --silent "$package")
-  mkdir "$folder/$name.partial"
+  mkdir -p "$folder/$name.partial"
   tar -xzf "$folder/$archive" -C "$folder/$name.partial" --strip-components 1
   mv "$folder/$name.partial" "$folder/$name"
   rm "$folder/$archive"

