@@ -76,13 +76,15 @@ def test_pool_starts_in_order_and_kills_what_is_late(recipes, tmp_path, monkeypa
         "good": python("print('done')"),
         "bad": python("exit(3)"),
         "late": python("import time; time.sleep(600)"),
+        "as late": python("import time; time.sleep(600)"),
         "never": python("print('started')"),
     }
     pool = recipes.Pool(commands, tmp_path, jobs=1, seconds=10.0)
     assert [next(pool), next(pool)] == [("good", 0), ("bad", 3)]
+    pool.jobs = 2
     pool._start()
     now = 11.0
-    assert list(pool) == [("late", -9)]
+    assert list(pool) == [("late", -9), ("as late", -9)]
     assert (tmp_path / "good.txt").read_text() == "done\n"
     assert not (tmp_path / "never.txt").exists()
 
