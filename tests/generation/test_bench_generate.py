@@ -8,6 +8,7 @@ import torch
 from glassgpt.generation import bench
 from glassgpt.generation.bench import GenerationWorkload, measure_generation
 from glassgpt.generation.engine.engine import Engine
+from glassgpt.generation.precision import to_fp8
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 
@@ -83,6 +84,10 @@ def test_bytes_per_weight_follow_the_precision(run_main, nano_run, precision, n_
         ("{run} --prompt-tokens 4 --new-tokens 1", "they must be at least 1 and 2, and together at most"),
         ("{run} --top-p 0", "top_p is 0.0; it must be a number above 0"),
         ("{run} --precision int9", "int9"),
+        (
+            "{run} --precision fp8-kv",
+            "fp8-kv, which needs a GPU of compute capability 8.9 or newer, but the model is on cpu",
+        ),
         ("{run} --device cuda", "device cuda is not available"),
         ("{run} --model.n-layer 1", "is a run, whose model cannot be changed; use --model.n-layer with a preset"),
         ("nanoo", "unknown preset nanoo; did you mean nano?"),
@@ -126,3 +131,7 @@ def test_bandwidth_limit_is_computed_by_hand(model):
     load = GenerationWorkload((3,), prompt_tokens=6, new_tokens=4)
     read = bench._step_bytes(model, model, 3, load, 4.0)
     assert read == matrices * 4 + 3 * (6 + 4 / 2) * (2 * 2 * 16 * 4)
+    fp8 = to_fp8(model, cache=True)
+    assert bench._bytes_per_weight(model, fp8, "fp8-kv") == 1
+    heads = model.config.n_head
+    assert bench._step_bytes(model, fp8, 3, load, 1.0) == matrices + 3 * (6 + 4 / 2) * (2 * 2 * (16 + heads))

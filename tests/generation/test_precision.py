@@ -24,6 +24,7 @@ from glassgpt.generation.precision import kernel_choice, prepare_for_decoding
 from glassgpt.model.build import build_model
 from glassgpt.model.cache import KVCache
 from glassgpt.model.config import ModelConfig
+from glassgpt.model.fp8_cache import RoundedCache
 from small_models import as_if_on
 
 BYTES = load_tokenizer("bytes")
@@ -332,7 +333,9 @@ def test_gpu_uses_bfloat16_if_it_supports_it(monkeypatch, asked, supports_bfloat
 
 def test_int8_on_a_gpu_is_an_error():
     model = as_if_on(random_model(), "cuda")
-    expected = "the model is on cuda, where it must be auto or float32 or bfloat16; add --device cpu for int8"
+    expected = (
+        "the model is on cuda, where it must be auto or float32 or bfloat16 or fp8 or fp8-kv; add --device cpu for int8"
+    )
     with pytest.raises(GenerationError, match=expected):
         prepare_for_decoding(model, "int8")
     assert prepare_for_decoding(as_if_on(model, "mps"), "auto").config == model.config
@@ -371,6 +374,20 @@ def test_precision_cost_compares_perplexities(grammar_data, capsys):
     assert 0 < abs(cost.increase) < 0.05
     show_precision_cost(perplexity_cost(model, model, dataset), "int8", dataset)
     assert re.search(r"int8: perplexity \+0\.00% .* on the first 2,\d+ held-out tokens of", capsys.readouterr().err)
+
+
+def test_precision_cost_of_a_cache_in_8_bits_is_included(grammar_data):
+    model = random_model()
+    dataset = TokenDataset.open(grammar_data)
+    fp8 = [precision.to_fp8(model, cache=cache).float() for cache in (False, True)]
+    costs = [perplexity_cost(model, each, dataset, limit=480) for each in fp8]
+    assert 1e-5 < abs(costs[0].increase) < 0.05
+    inputs, targets = (torch.from_numpy(dataset.split("validation").read(i, 480).astype("int64")) for i in (0, 1))
+    inputs = inputs.view(-1, 48)
+    with torch.no_grad():
+        loss = F.cross_entropy(fp8[1](inputs, RoundedCache(model.config, len(inputs))).flatten(0, 1), targets)
+    assert costs[1].prepared == pytest.approx(float(loss.exp()), rel=1e-5)
+    assert costs[1].prepared != pytest.approx(costs[0].prepared, rel=1e-5)
 
 
 def test_precision_cost_is_unknown_without_held_out_data(capsys):

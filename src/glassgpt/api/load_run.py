@@ -29,7 +29,8 @@ def load(
         run: the run's folder.
         checkpoint: `best` (the latest, if none was validated), `latest`, or `step-NNNNNN`, a checkpoint or snapshot.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        precision: of the weights during generation: `auto`, `float32`, `bfloat16` or `int8`.
+        precision: of the weights during generation: `auto`, `float32`, `bfloat16`, `int8` on a CPU, or on a GPU `fp8`, or `fp8-kv`
+            for keys and values too.
         batch_size: number of sequences at once for which generation is optimized.
 
     Raises:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from glassgpt import console
 from glassgpt.cli.chat_evaluation import require_no_text_options
-from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer, require_template_file
+from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer, Precision, require_template_file
 from glassgpt.errors import UsageError
 from glassgpt.lazy import import_for_good
 
@@ -27,7 +27,7 @@ def ask(
     chat_template: Path | None = None,
     checkpoint: Checkpoint = "best",
     device: Device = "auto",
-    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
+    precision: Precision = "auto",
     json: Flag = False,
 ) -> None:
     """Answer a question with quotations from indexed documents, each with its source, or say that they do not answer it.

@@ -7,10 +7,10 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from glassgpt import console
-from glassgpt.cli.shared import Checkpoint, Device, require_template_file
+from glassgpt.cli.shared import Checkpoint, Device, Precision, require_template_file
 from glassgpt.errors import GlassGPTError, UsageError
 from glassgpt.lazy import import_for_good
 
@@ -29,7 +29,7 @@ def chat(
     chat_template: Path | None = None,
     checkpoint: Checkpoint = "best",
     device: Device = "auto",
-    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
+    precision: Precision = "auto",
 ) -> None:
     """Chat with a run's model, or with a model behind an OpenAI-compatible server, in the terminal.
 

@@ -28,6 +28,7 @@ from glassgpt.cli.shared import (
     Flag,
     Integer,
     Overrides,
+    Precision,
     PresetOption,
     Run,
     run_name,
@@ -74,7 +75,7 @@ def generate(
     json: Annotated[Flag, Parameter(group=PROMPT_AND_OUTPUT)] = False,
     checkpoint: Checkpoint = "best",
     device: Device = "auto",
-    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
+    precision: Precision = "auto",
 ) -> None:
     """Generate text with a run's model. Tokens are sampled, unless an option selects beam or contrastive search.
 
@@ -108,7 +109,7 @@ def generate(
         finish_reason, and the fields of beam search, --logprobs or --explain.
     precision:
         Precision of the weights. On a CPU, auto is the fastest exact kernel; bfloat16 and int8 change the text slightly and
-        report by how much.
+        report by how much. So do fp8, on a GPU since Ada or Hopper, and fp8-kv, which also keeps keys and values in 8 bits.
     """
     from glassgpt.generation.strategy_options import SpeculativeOptions
     from glassgpt.training.checksums import require_checkpoint_and_hash
@@ -154,7 +155,7 @@ def generate(
     if not parsed.parse_special_tokens:
         _note_special_tokens(given_prompts, loaded.tokenizer)
     _print_kernel(loaded)
-    if precision in ("bfloat16", "int8"):
+    if precision not in ("auto", "float32"):
         _print_precision_cost(run, loaded, precision)
     with media_prompts(loaded, given_prompts, image, audio, parsed, loaded_strategy) as prompt_list:
         failures = print_generation(loaded, prompt_list, parsed, loaded_strategy, as_json=json, explain=explain)
@@ -352,7 +353,7 @@ def bench_generate(
     top_p: float = 1.0,
     rounds: Integer = 5,
     device: Device = "auto",
-    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
+    precision: Precision = "auto",
     overrides: Overrides,
 ) -> None:
     """Measure generation: time to first token, time per token, tokens per second, peak memory, share of the bandwidth.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, TypedDict
 
 from cyclopts import Group, Parameter
 
 from glassgpt import console
-from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer, require_template_file, run_name
+from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer, Precision, require_template_file, run_name
 from glassgpt.errors import UsageError, require_extra
 from glassgpt.schema import Setting, settings_of
 from glassgpt.serving.limits import SIZES, TIMES, ServerLimits
@@ -18,7 +18,6 @@ from glassgpt.serving.limits import SIZES, TIMES, ServerLimits
 KEY_VARIABLE = "GLASSGPT_API_KEY"
 MIN_KEY_CHARACTERS = 16
 GROUPS = {name: Group(name, sort_key=at) for at, name in enumerate((SIZES, TIMES))}
-Precision = Literal["auto", "float32", "bfloat16", "int8"]
 
 
 def _flag(each: Setting) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 from glassgpt.data.shards import TokenDataset
@@ -44,5 +45,13 @@ def perplexity_cost(
         limit: tokens to evaluate; 0 means all.
         observer: receives progress.
     """
-    exact, lower = (evaluate_dataset(each, dataset, limit=limit, observer=observer) for each in (model, prepared))
+    models = (model, _with_cache(prepared) if prepared.fp8_cache else prepared)
+    exact, lower = (evaluate_dataset(each, dataset, limit=limit, observer=observer) for each in models)
     return PrecisionCost(exact.perplexity, lower.perplexity, exact.tokens)
+
+
+def _with_cache(model: LanguageModel) -> LanguageModel:
+    """Return the model with keys and values that pass through its cache, which rounds them, as they do in decoding."""
+    cached = copy.copy(model)
+    cached.features = lambda tokens, cache=None: model.features(tokens, cache or model.new_cache(*tokens.shape))
+    return cached

@@ -237,9 +237,10 @@ def _step_bytes(
     if not head_is_counted:  # the head shares the embedding's weights
         weights += config.vocab_size * config.n_embd
     cached_tokens = batch * (load.prompt_tokens + load.new_tokens / 2)
-    bytes_per_token = (
-        2 * config.n_layer * config.kv_heads * config.head_width * next(decoding_model.parameters()).element_size()
-    )
+    bytes_per_number = next(decoding_model.parameters()).element_size()
+    if decoding_model.fp8_cache:
+        bytes_per_number = 1 + 1 / config.head_width  # the exponent
+    bytes_per_token = 2 * config.n_layer * config.kv_heads * config.head_width * bytes_per_number
     return weights * bytes_per_weight + cached_tokens * bytes_per_token
 
 
@@ -249,7 +250,7 @@ def _bytes_per_weight(model: LanguageModel, decoding_model: LanguageModel, preci
             matrices = model.quantized.values()
             return sum(matrix.n_bytes for matrix in matrices) / sum(matrix.integers.numel() for matrix in matrices)
         return {"int8": 1.0, "bfloat16": 2.0}.get(precision, 4.0)
-    return float(next(decoding_model.parameters()).element_size())
+    return 1.0 if decoding_model.fp8_weights else float(next(decoding_model.parameters()).element_size())
 
 
 def memory_bandwidth(device: torch.device) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from glassgpt.model.cache import KVCache
 from glassgpt.model.config import ModelConfig
+from glassgpt.model.fp8_cache import RoundedCache
 from glassgpt.model.hook_points import Activation
 from glassgpt.model.quantized import QuantizedMatrix
 
@@ -41,6 +42,8 @@ class LanguageModel(nn.Module, ABC):
         blocks: the residual blocks.
         norm: the final normalization.
         quantized: by parameter name, the integers of matrices that were loaded as such; see `quantized.py`.
+        fp8_weights: whether its matrices were rounded to 8 bits, which the GPU's kernels then read; see `e4m3.py`.
+        fp8_cache: whether its caches are to keep keys and values in 8 bits; see `fp8_cache.py`.
     """
 
     blocks: nn.ModuleList
@@ -50,6 +53,7 @@ class LanguageModel(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.quantized: dict[str, QuantizedMatrix] = {}
+        self.fp8_weights = self.fp8_cache = False
 
     @abstractmethod
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
@@ -88,7 +92,8 @@ class LanguageModel(nn.Module, ABC):
     def new_cache(self, slots: int, capacity: int | None = None) -> KVCache:
         """Return an empty cache for `slots` sequences of up to `capacity` tokens, the context length by default."""
         weights = next(self.parameters())
-        return KVCache(self.config, slots, capacity, dtype=weights.dtype, device=weights.device)
+        cache = RoundedCache if self.fp8_cache else KVCache
+        return cache(self.config, slots, capacity, dtype=weights.dtype, device=weights.device)
 
     def features(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         """Return the last hidden state after the final norm, (B, T, C); `head` turns it into logits.

@@ -28,8 +28,15 @@ def select_decoder(model: LanguageModel, vocab_size: int, slots: int, capacity: 
 def has_gpu_kernels(model: LanguageModel) -> bool:
     """Return whether the GPU's kernels decode a model, as it is and where it is."""
     parameter = next(model.parameters())
-    if parameter.device.type != "cuda" or parameter.dtype == torch.float32 or not find_spec("triton"):
+    if parameter.device.type != "cuda" or parameter.dtype == torch.float32:
+        return False
+    return fits_gpu_kernels(model) and not isinstance(getattr(model, "token_embedding", None), VectorTable)
+
+
+def fits_gpu_kernels(model: LanguageModel) -> bool:
+    """Return whether the GPU's kernels can decode a model like this one, wherever it is."""
+    if not find_spec("triton"):
         return False
     from glassgpt.generation.gpu.layers import can_fuse
 
-    return can_fuse(model) and not isinstance(getattr(model, "token_embedding", None), VectorTable)
+    return can_fuse(model)

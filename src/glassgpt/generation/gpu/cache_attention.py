@@ -11,6 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
+from glassgpt.generation.gpu import tiles
 from glassgpt.generation.gpu.kernels.attention import (
     attention_kernel,
     chunk_attention_kernel,
@@ -20,7 +21,6 @@ from glassgpt.generation.gpu.kernels.attention import (
 from glassgpt.generation.gpu.launch import cache_lines, launcher
 from glassgpt.generation.gpu.slots import StepState
 from glassgpt.generation.gpu.tiles import (
-    ATTENTION_STAGES,
     ATTENTION_WARPS,
     FEW_ROWS,
     LONG_CONTEXT,
@@ -29,8 +29,8 @@ from glassgpt.generation.gpu.tiles import (
     attention_chunk_keys,
 )
 from glassgpt.model import modern
-from glassgpt.model.cache import KVCache
 from glassgpt.model.config import ModelConfig
+from glassgpt.model.fp8_cache import CacheSlots, Fp8Storage
 
 
 class RowAttention:
@@ -47,7 +47,7 @@ class RowAttention:
     def __init__(
         self,
         config: ModelConfig,
-        cache: KVCache,
+        cache: CacheSlots,
         state: StepState,
         rotation: tuple[Tensor, Tensor] | None,
         *,
@@ -55,13 +55,16 @@ class RowAttention:
     ) -> None:
         self._config, self._cache, self._state = config, cache, state
         self._rotation = rotation or (cache.keys, cache.keys)  # the kernels ignore placeholders
+        in_fp8 = isinstance(cache, Fp8Storage)
+        self._exponents = (cache.key_exponents, cache.value_exponents) if in_fp8 else (cache.keys, cache.values)
+        self._stages = tiles.FP8_ATTENTION_STAGES if in_fp8 else tiles.ATTENTION_STAGES
         half = max(16, triton.next_power_of_2(config.head_width // 2))
         self._block_keys = attention_block_keys(half)
         self._shape: dict[str, Any] = {
             "N_HEAD": config.n_head, "KV_HEADS": config.kv_heads, "HEAD_DIM": config.head_width, "HALF": half,
             "QUERIES": attention_queries(config), "BLOCK_S": self._block_keys,
             "LINES": cache_lines(config.head_width * cache.keys.element_size()),
-            "ROTATED": rotation is not None, "NORMED_HEADS": is_normed,
+            "ROTATED": rotation is not None, "NORMED_HEADS": is_normed, "IN_FP8": in_fp8,
         }  # fmt: skip
 
     def __call__(self, layer: int, qkv: Tensor, attended: Tensor, width: int) -> None:
@@ -78,11 +81,16 @@ class RowAttention:
     def _launch(self, kernel: Any, layer: int, qkv: Tensor, attended: Tensor, slots: int, **more: int) -> None:
         # Many rows keep the memory busy anyway; prefetching more than one block of keys would only get in the way.
         n_prefetched = self._cache.capacity if slots <= FEW_ROWS else self._block_keys
-        launcher(kernel, qkv.size(0), (slots, self._config.kv_heads), ATTENTION_WARPS, ATTENTION_STAGES)(
-            self._state.ints, qkv, self._cache.keys[layer], self._cache.values[layer], *self._rotation, attended,
+        launcher(kernel, qkv.size(0), (slots, self._config.kv_heads), ATTENTION_WARPS, self._stages)(
+            self._state.ints, qkv, *self._memory(layer), *self._rotation, attended,
             slots=self._n_columns, capacity=self._cache.capacity, n_prefetched=n_prefetched, **more,
             window=self._config.layer_window(layer), scale=self._scale, eps=modern.NORM_EPS, **self._shape,
         )  # fmt: skip
+
+    def _memory(self, layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return keys and values of a layer, and their exponents; the kernels ignore these placeholders, too."""
+        keys_and_values = self._cache.keys[layer], self._cache.values[layer]
+        return *keys_and_values, self._exponents[0][layer], self._exponents[1][layer]
 
     @property
     def _n_columns(self) -> int:
@@ -117,7 +125,7 @@ class ChunkAttention(RowAttention):
     def __init__(
         self,
         config: ModelConfig,
-        cache: KVCache,
+        cache: CacheSlots,
         state: StepState,
         rotation: tuple[Tensor, Tensor] | None,
         *,
@@ -137,8 +145,8 @@ class ChunkAttention(RowAttention):
         slots, window, parts = rows // width, config.layer_window(layer), (self._maxima, self._totals, self._sums)
         n_chunks = triton.cdiv(cache.capacity, self._chunk)
         grid = (slots, config.kv_heads, n_chunks)
-        launcher(chunk_attention_kernel, rows, grid, ATTENTION_WARPS, ATTENTION_STAGES)(
-            self._state.ints, qkv, cache.keys[layer], cache.values[layer], *self._rotation, *parts,
+        launcher(chunk_attention_kernel, rows, grid, ATTENTION_WARPS, self._stages)(
+            self._state.ints, qkv, *self._memory(layer), *self._rotation, *parts,
             slots=self._n_columns, width=width, capacity=cache.capacity, n_prefetched=self._n_prefetched(grid),
             window=window, scale=self._scale, eps=modern.NORM_EPS, **self._shape, **self._chunks,
         )  # fmt: skip

@@ -27,6 +27,7 @@ from glassgpt.generation.gpu.step import FusedStep
 from glassgpt.generation.processors.custom import CustomProcessor
 from glassgpt.generation.processors.temperature import SAFE_TEMPERATURE
 from glassgpt.model.cache import KVCache
+from glassgpt.model.fp8_cache import CacheSlots, Fp8Storage
 from glassgpt.model.transformer import LanguageModel
 
 STEPS_PER_LAUNCH = 8
@@ -96,7 +97,11 @@ class GraphDecoder:
         parameter = next(model.parameters())
         self._device = parameter.device
         n_slots = graph_batch_size(slots)
-        self._cache = KVCache(model.config, n_slots, capacity, dtype=parameter.dtype, device=self._device)
+        self._cache: CacheSlots = (
+            Fp8Storage(model.config, n_slots, capacity, device=self._device)
+            if model.fp8_cache
+            else KVCache(model.config, n_slots, capacity, dtype=parameter.dtype, device=self._device)
+        )
         self._step = self._build_step(model, self._cache)
         self._sampled = torch.zeros(STEPS_PER_LAUNCH, n_slots, dtype=torch.int32, device=self._device)
         self._launches: dict[tuple[int, SamplingLimits], Callable[[], None]] = {}
@@ -105,7 +110,7 @@ class GraphDecoder:
         self._pending: PendingTokens | None = None
         self._inserted: dict[KVCache, list[tuple[int, SequenceState, int]]] = {}
 
-    def _build_step(self, model: LanguageModel, cache: KVCache) -> FusedStep:
+    def _build_step(self, model: LanguageModel, cache: CacheSlots) -> FusedStep:
         """Create the slots' state, and the step that reads it."""
         self._state = SlotState(cache.keys.size(1), self._vocab_size, self._device)
         return FusedStep(model, cache, self._state, self._vocab_size)
@@ -130,7 +135,7 @@ class GraphDecoder:
         """See `Decoder`."""
         self._copy_inserted()
         # Only the device knows how much of the slot is in use.
-        self._cache.copy_slot(target, self._cache, source, self.capacity)
+        self._cache.copy_slot(target, self._cache, source, self.capacity)  # pyright: ignore[reportArgumentType]
         self._state.move(source, target)
 
     def decode(self, sequences: Sequence[SequenceState]) -> Iterable[tuple[SequenceState, int]]:

@@ -15,6 +15,7 @@ from glassgpt.generation.gpu.kernels.model import linear_kernel
 from glassgpt.generation.gpu.launch import cache_lines, launcher
 from glassgpt.generation.gpu.tiles import accumulators_for, splits_for, tile_table
 from glassgpt.model import modern
+from glassgpt.model.e4m3 import to_e4m3
 from glassgpt.model.gpt2 import GPT2, MLP, CausalSelfAttention
 from glassgpt.model.llama import Llama, LlamaAttention, SwiGLU
 from glassgpt.model.modern import Modern, ModernAttention, SquaredReLUMLP
@@ -30,12 +31,19 @@ class FusedLinear:
         bias: (N,) or None.
         activation: one of the constants in `kernels.common`.
         cap: limit of the soft cap.
+        exponents: of the weight's rows if it is E4M3 numbers, (N,); see `Fp8Vectors`.
     """
 
     weight: Tensor
     bias: Tensor | None = None
     activation: int = NO_ACTIVATION.value
     cap: float = 1.0
+    exponents: Tensor | None = None
+
+    def in_fp8(self) -> FusedLinear:
+        """Return this layer with its weight in 8 bits."""
+        values, exponents = to_e4m3(self.weight)
+        return replace(self, weight=values, exponents=exponents)
 
     def __call__(self, x: Tensor, y: Tensor) -> None:
         """Write the layer's outputs for x (M, C) into y (M, N)."""
@@ -51,12 +59,14 @@ class FusedLinear:
 
     def _launch(self, x: Tensor, y: Tensor, splits: int, bias: Tensor | None) -> None:
         (rows, width), width_out = x.shape, self.weight.size(0)
-        tiles, share = tile_table(rows).select(width, width_out, splits), width // splits
+        in_fp8 = self.exponents is not None
+        tiles, share = tile_table(rows, in_fp8=in_fp8).select(width, width_out, splits), width // splits
         sums = accumulators_for(share)
         grid = (triton.cdiv(width_out, tiles.outputs), triton.cdiv(rows, tiles.rows), splits)
         launcher(linear_kernel, rows, grid, tiles.warps, tiles.stages)(
-            x, self.weight, self.weight if bias is None else bias, y, rows, width_out, y.stride(-2), self.cap,
-            WIDTH=width, SPLITS=splits, ACTIVATION=self.activation, HAS_BIAS=bias is not None,
+            x, self.weight, self.weight if self.exponents is None else self.exponents,
+            self.weight if bias is None else bias, y, rows, width_out, y.stride(-2), self.cap,
+            WIDTH=width, SPLITS=splits, ACTIVATION=self.activation, HAS_BIAS=bias is not None, IN_FP8=in_fp8,
             BLOCK_M=tiles.rows, BLOCK_N=tiles.outputs, BLOCK_K=min(tiles.depth, triton.next_power_of_2(share // sums)),
             SUMS=sums, LINES=cache_lines(share * self.weight.element_size()),
         )  # fmt: skip
@@ -99,6 +109,10 @@ class FusedBlock:
     up: FusedLinear
     down: FusedLinear
 
+    def in_fp8(self) -> FusedBlock:
+        """Return this block with its matrices in 8 bits."""
+        return replace(self, qkv=self.qkv.in_fp8(), out=self.out.in_fp8(), up=self.up.in_fp8(), down=self.down.in_fp8())
+
 
 @dataclass(frozen=True)
 class FusedModel:
@@ -135,10 +149,14 @@ def can_fuse(model: LanguageModel) -> bool:
 
 
 def fuse(model: LanguageModel) -> FusedModel:
-    """Convert a model that `can_fuse` accepts."""
+    """Convert a model that `can_fuse` accepts. If its matrices are rounded to 8 bits, the kernels get them in 8 bits."""
     if isinstance(model, Llama):
-        return _fuse_llama(model)
-    return _fuse_modern(model) if isinstance(model, Modern) else _fuse_gpt2(cast(GPT2, model))
+        fused = _fuse_llama(model)
+    else:
+        fused = _fuse_modern(model) if isinstance(model, Modern) else _fuse_gpt2(cast(GPT2, model))
+    if not model.fp8_weights:
+        return fused
+    return replace(fused, blocks=[block.in_fp8() for block in fused.blocks], head=fused.head.in_fp8())
 
 
 def _fuse_gpt2(model: GPT2) -> FusedModel:

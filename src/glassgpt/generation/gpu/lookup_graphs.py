@@ -23,7 +23,7 @@ from glassgpt.generation.gpu.lookup import LookupState
 from glassgpt.generation.gpu.row_step import RowStep, max_width
 from glassgpt.generation.gpu.sampler import SamplingLimits
 from glassgpt.generation.gpu.shapes import graph_batch_size
-from glassgpt.model.cache import KVCache
+from glassgpt.model.fp8_cache import CacheSlots
 from glassgpt.model.transformer import LanguageModel
 
 ROUNDS_PER_LAUNCH = 4
@@ -90,7 +90,7 @@ class LookupDecoder(GraphDecoder):
         self._max_width = min(1 + max_draft, max_width(model.config), MAX_ROWS)
         super().__init__(model, vocab_size, slots, capacity)
 
-    def _build_step(self, model: LanguageModel, cache: KVCache) -> RowStep:
+    def _build_step(self, model: LanguageModel, cache: CacheSlots) -> RowStep:
         n_slots, device = cache.keys.size(1), cache.keys.device
         n_rows = max(n_slots, min(MAX_ROWS, n_slots * self._max_width))
         self._state = LookupState(n_slots, self._vocab_size, self.capacity, self._max_width, n_rows, device)

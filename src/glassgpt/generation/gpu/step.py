@@ -24,7 +24,7 @@ from glassgpt.generation.gpu.sampler import FusedSampler, SamplingLimits
 from glassgpt.generation.gpu.slots import StepState
 from glassgpt.generation.gpu.tiles import MAX_SPLITS
 from glassgpt.model import modern
-from glassgpt.model.cache import KVCache
+from glassgpt.model.fp8_cache import CacheSlots
 from glassgpt.model.transformer import LanguageModel
 
 GATE_BLOCK = 1024
@@ -36,7 +36,7 @@ class FusedStep:
 
     Args:
         model: supported by the kernels; see `can_fuse`.
-        cache: the slots. Its own lengths are not used; `state` has them.
+        cache: the slots. Lengths of its own are not used; `state` has them.
         state: of the slots.
         vocab_size: the tokenizer's.
 
@@ -47,14 +47,14 @@ class FusedStep:
     width = 1
     _has_several_rows = False
 
-    def __init__(self, model: LanguageModel, cache: KVCache, state: StepState, vocab_size: int) -> None:
+    def __init__(self, model: LanguageModel, cache: CacheSlots, state: StepState, vocab_size: int) -> None:
         self._config, self._state = model.config, state
         self._fused = fused = fuse(model)
         attention = select_attention(model.config, is_normed=fused.is_normed, has_several_rows=self._has_several_rows)
         self._attend = attention(model.config, cache, state, fused.rotation, is_normed=fused.is_normed)
         first, head = self._fused.blocks[0], self._fused.head
         rows, width, device = state.ints.size(1), model.config.n_embd, cache.keys.device
-        like: dict[str, Any] = {"dtype": cache.keys.dtype, "device": device}
+        like: dict[str, Any] = {"dtype": self._fused.tokens.dtype, "device": device}
         self._x = torch.empty(rows, width, device=device)  # the residual stream
         self._normed = torch.empty(rows, width, **like)
         self._qkv = torch.empty(rows, first.qkv.weight.size(0), **like)

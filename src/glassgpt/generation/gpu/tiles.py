@@ -12,6 +12,8 @@ MAX_SPLITS = 4
 """Programs that may share one output's product."""
 ATTENTION_KEYS, ATTENTION_WARPS, ATTENTION_STAGES = 256, 4, 2
 """Keys of 64 numbers that an attention program processes at once, and its launch options."""
+FP8_ATTENTION_STAGES = 1
+"""With keys and values in 8 bits. They are loaded into registers, so that three programs fit on a multiprocessor instead of one."""
 
 LONG_CONTEXT = 1024
 """Models with a longer context share the keys of a slot among programs."""
@@ -70,11 +72,14 @@ TILE_TABLES = {
     32: TileTable(Tiles(32, 32, 64, 2), Tiles(32, 16, 64, 1), Tiles(32, 16, 32, 1, 3), Tiles(32, 16, 64, 2, 6)),
     64: TileTable(Tiles(64, 64, 64, 4, 3), Tiles(64, 32, 64), Tiles(64, 32, 32, 4, 3), Tiles(64, 32, 64)),
 }
+FP8_TILE_TABLES = TILE_TABLES
+"""With weights in 8 bits. The same until a GPU has measured others."""
 
 
-def tile_table(rows: int) -> TileTable:
+def tile_table(rows: int, *, in_fp8: bool = False) -> TileTable:
     """Return the tile sizes for a number of rows."""
-    return TILE_TABLES[next((limit for limit in TILE_TABLES if rows <= limit), max(TILE_TABLES))]
+    tables = FP8_TILE_TABLES if in_fp8 else TILE_TABLES
+    return tables[next((limit for limit in tables if rows <= limit), max(tables))]
 
 
 def splits_for(width: int) -> int:

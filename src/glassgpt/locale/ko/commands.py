@@ -89,7 +89,7 @@ HELP = {
     "Logits processor of your own, as module:function: it maps logits (B, V) and histories to logits, before the temperature. May be repeated.": "module:function으로 적는 내 로짓 프로세서. 로짓 (B, V)와 기록을 받아 로짓을 돌려주며, 온도보다 앞에서 적용됩니다. 여러 번 지정할 수 있습니다.",
     "nfc composes characters of the prompts that are decomposed, such as Korean from macOS.": "nfc는 자모가 분리된 프롬프트의 글자(macOS의 한글 등)를 합칩니다.",
     "Show for each token the candidates and their probabilities before and after each logits processor.": "토큰마다 후보와 그 확률을 로짓 프로세서를 하나씩 거치기 전후로 보여 줍니다.",
-    "Precision of the weights. On a CPU, auto is the fastest exact kernel; bfloat16 and int8 change the text slightly and report by how much.": "가중치의 정밀도. CPU에서 auto는 정확한 커널 가운데 가장 빠른 것입니다. bfloat16과 int8은 글이 조금 달라지며 얼마나 달라지는지 알려 줍니다.",
+    "Precision of the weights. On a CPU, auto is the fastest exact kernel; bfloat16 and int8 change the text slightly and report by how much. So do fp8, on a GPU since Ada or Hopper, and fp8-kv, which also keeps keys and values in 8 bits.": "가중치의 정밀도. CPU에서 auto는 정확한 커널 가운데 가장 빠른 것입니다. bfloat16과 int8은 글이 조금 달라지며 얼마나 달라지는지 알려 줍니다. Ada나 Hopper 이후의 GPU에서 쓰는 fp8과, 키와 값까지 8비트로 두는 fp8-kv도 그렇습니다.",
     "Folder of a run, created by glassgpt train or import.": "glassgpt train이나 import로 만든 실행 폴더.",
     "Folder of a run, created by glassgpt train or import; bundled is the small model that comes with glassgpt.": "glassgpt train이나 import로 만든 실행 폴더. bundled는 glassgpt에 들어 있는 작은 모델입니다.",
     "Without a run it opens the small model that comes with glassgpt.": "실행을 지정하지 않으면 glassgpt에 들어 있는 작은 모델을 엽니다.",

@@ -10,14 +10,23 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from glassgpt.generation.gpu.kernels.common import LENGTH, prefetch, start_next_kernel, wait_for_previous_kernel
+from glassgpt.generation.gpu.kernels.common import (
+    LENGTH,
+    convert,
+    power_of_two,
+    prefetch,
+    round_vectors,
+    start_next_kernel,
+    wait_for_previous_kernel,
+)
 
 
 @triton.jit(do_not_specialize=["slots", "capacity", "n_prefetched"])
 def attention_kernel(
-    slot_ints, qkv, keys, values, cos, sin, y, slots, capacity, n_prefetched, window, scale, eps,
+    slot_ints, qkv, keys, values, key_exponents, value_exponents, cos, sin, y, slots, capacity, n_prefetched, window, scale, eps,
     N_HEAD: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, HALF: tl.constexpr, QUERIES: tl.constexpr,
-    BLOCK_S: tl.constexpr, LINES: tl.constexpr, ROTATED: tl.constexpr, NORMED_HEADS: tl.constexpr, OVERLAP: tl.constexpr,
+    BLOCK_S: tl.constexpr, LINES: tl.constexpr, ROTATED: tl.constexpr, NORMED_HEADS: tl.constexpr, IN_FP8: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Attend from each row's new token, whose key and value are also stored: `attend` for one position.
 
@@ -27,8 +36,9 @@ def attention_kernel(
     """
     start_next_kernel(OVERLAP)
     row, kv_head = tl.program_id(0), tl.program_id(1)
-    offset = (row * KV_HEADS + kv_head).to(tl.int64) * capacity * HEAD_DIM
-    key_rows, value_rows = keys + offset, values + offset
+    first_position = (row * KV_HEADS + kv_head).to(tl.int64) * capacity
+    key_rows, value_rows = keys + first_position * HEAD_DIM, values + first_position * HEAD_DIM
+    key_scales, value_scales = key_exponents + first_position, value_exponents + first_position
     if OVERLAP:
         # The length may still be that of the previous step, which is good enough for a hint.
         likely_length = tl.minimum(tl.load(slot_ints + LENGTH * slots + row), capacity)
@@ -57,14 +67,19 @@ def attention_kernel(
         q1, q2 = _rotate(q1, q2, cosine, sine)
         k1, k2 = _rotate(k1, k2, cosine, sine)
     # Rounded as the cache stores them, so that this step sees what later steps see.
-    k1, k2 = k1.to(keys.dtype.element_ty), k2.to(keys.dtype.element_ty)
-    if length < capacity:
-        at = position * HEAD_DIM + half[None, :]
-        tl.store(key_rows + at, k1, inside[None, :])
-        tl.store(key_rows + at + HEAD_DIM // 2, k2, inside[None, :])
-        tl.store(value_rows + at, v1.to(values.dtype.element_ty), inside[None, :])
-        tl.store(value_rows + at + HEAD_DIM // 2, v2.to(values.dtype.element_ty), inside[None, :])
-    q1, q2 = q1.to(keys.dtype.element_ty), q2.to(keys.dtype.element_ty)
+    if IN_FP8:
+        is_stored = length + one < capacity
+        k1, k2 = _store_in_fp8(k1, k2, key_rows, key_scales, position + one, is_stored, half, inside, HEAD_DIM)
+        v1, v2 = _store_in_fp8(v1, v2, value_rows, value_scales, position + one, is_stored, half, inside, HEAD_DIM)
+    else:
+        k1, k2 = k1.to(keys.dtype.element_ty), k2.to(keys.dtype.element_ty)
+        if length < capacity:
+            at = position * HEAD_DIM + half[None, :]
+            tl.store(key_rows + at, k1, inside[None, :])
+            tl.store(key_rows + at + HEAD_DIM // 2, k2, inside[None, :])
+            tl.store(value_rows + at, v1.to(values.dtype.element_ty), inside[None, :])
+            tl.store(value_rows + at + HEAD_DIM // 2, v2.to(values.dtype.element_ty), inside[None, :])
+    q1, q2 = q1.to(qkv.dtype.element_ty), q2.to(qkv.dtype.element_ty)
     running_max = scale * tl.sum(q1.to(tl.float32) * k1.to(tl.float32) + q2.to(tl.float32) * k2.to(tl.float32), 1)
     total = tl.full((QUERIES,), 1.0, tl.float32)
     o1, o2 = tl.broadcast_to(v1, (QUERIES, HALF)), tl.broadcast_to(v2, (QUERIES, HALF))
@@ -73,8 +88,8 @@ def attention_kernel(
         s = start + tl.arange(0, BLOCK_S)
         visible = (s >= first) & (s < position)
         running_max, total, o1, o2 = _attend_to_block(
-            q1, q2, key_rows, value_rows, s, visible, visible[None, :], half, inside, scale,
-            running_max, total, o1, o2, HEAD_DIM,
+            q1, q2, key_rows, value_rows, key_scales, value_scales, s, visible, visible[None, :], half, inside, scale,
+            running_max, total, o1, o2, HEAD_DIM, IN_FP8, OVERLAP,
         )  # fmt: skip
     out = y + (row * N_HEAD + kv_head * GROUP + query[:, None]) * HEAD_DIM + half[None, :]
     is_out = is_query[:, None] & inside[None, :]
@@ -84,9 +99,10 @@ def attention_kernel(
 
 @triton.jit(do_not_specialize=["slots", "width", "capacity", "n_prefetched"])
 def row_attention_kernel(
-    slot_ints, qkv, keys, values, cos, sin, y, slots, width, capacity, n_prefetched, window, scale, eps,
+    slot_ints, qkv, keys, values, key_exponents, value_exponents, cos, sin, y, slots, width, capacity, n_prefetched, window, scale, eps,
     N_HEAD: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, HALF: tl.constexpr, QUERIES: tl.constexpr,
-    BLOCK_S: tl.constexpr, LINES: tl.constexpr, ROTATED: tl.constexpr, NORMED_HEADS: tl.constexpr, OVERLAP: tl.constexpr,
+    BLOCK_S: tl.constexpr, LINES: tl.constexpr, ROTATED: tl.constexpr, NORMED_HEADS: tl.constexpr, IN_FP8: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Attend from the new tokens of each slot, whose keys and values are also stored: `attend` for `width` positions.
 
@@ -101,8 +117,9 @@ def row_attention_kernel(
     """
     start_next_kernel(OVERLAP)
     slot, kv_head = tl.program_id(0), tl.program_id(1)
-    offset = (slot * KV_HEADS + kv_head).to(tl.int64) * capacity * HEAD_DIM
-    key_rows, value_rows = keys + offset, values + offset
+    first_position = (slot * KV_HEADS + kv_head).to(tl.int64) * capacity
+    key_rows, value_rows = keys + first_position * HEAD_DIM, values + first_position * HEAD_DIM
+    key_scales, value_scales = key_exponents + first_position, value_exponents + first_position
     if OVERLAP:
         # The length may still be that of the previous step, which is good enough for a hint.
         likely_length = tl.minimum(tl.load(slot_ints + LENGTH * slots + slot * width), capacity)
@@ -125,16 +142,21 @@ def row_attention_kernel(
         N_HEAD, KV_HEADS, HEAD_DIM, ROTATED, NORMED_HEADS,
     )  # fmt: skip
     at = position[:, None] * HEAD_DIM + half[None, :]
+    is_stored = is_query & (query % GROUP == 0) & (length + nth < capacity)
     # Rounded as the cache stores them, so that this step sees what later steps see.
-    k1, k2 = k1.to(keys.dtype.element_ty), k2.to(keys.dtype.element_ty)
-    is_new = (is_query & (query % GROUP == 0) & (length + nth < capacity))[:, None] & inside[None, :]
-    tl.store(key_rows + at, k1, is_new)
-    tl.store(key_rows + at + HEAD_DIM // 2, k2, is_new)
-    tl.store(value_rows + at, v1.to(values.dtype.element_ty), is_new)
-    tl.store(value_rows + at + HEAD_DIM // 2, v2.to(values.dtype.element_ty), is_new)
+    if IN_FP8:
+        k1, k2 = _store_in_fp8(k1, k2, key_rows, key_scales, position, is_stored, half, inside, HEAD_DIM)
+        v1, v2 = _store_in_fp8(v1, v2, value_rows, value_scales, position, is_stored, half, inside, HEAD_DIM)
+    else:
+        k1, k2 = k1.to(keys.dtype.element_ty), k2.to(keys.dtype.element_ty)
+        is_new = is_stored[:, None] & inside[None, :]
+        tl.store(key_rows + at, k1, is_new)
+        tl.store(key_rows + at + HEAD_DIM // 2, k2, is_new)
+        tl.store(value_rows + at, v1.to(values.dtype.element_ty), is_new)
+        tl.store(value_rows + at + HEAD_DIM // 2, v2.to(values.dtype.element_ty), is_new)
     if width > 1:
         tl.debug_barrier()  # other threads load what was stored just now
-    q1, q2 = q1.to(keys.dtype.element_ty), q2.to(keys.dtype.element_ty)
+    q1, q2 = q1.to(qkv.dtype.element_ty), q2.to(qkv.dtype.element_ty)
     running_max = scale * tl.sum(q1.to(tl.float32) * k1.to(tl.float32) + q2.to(tl.float32) * k2.to(tl.float32), 1)
     total = tl.full((QUERIES,), 1.0, tl.float32)
     o1, o2 = v1, v2
@@ -145,8 +167,8 @@ def row_attention_kernel(
         is_loaded = (s >= first_of_all) & (s < at_last)
         visible = (s[None, :] >= first[:, None]) & (s[None, :] < position[:, None])  # (QUERIES, BLOCK_S)
         running_max, total, o1, o2 = _attend_to_block(
-            q1, q2, key_rows, value_rows, s, is_loaded, visible, half, inside, scale,
-            running_max, total, o1, o2, HEAD_DIM,
+            q1, q2, key_rows, value_rows, key_scales, value_scales, s, is_loaded, visible, half, inside, scale,
+            running_max, total, o1, o2, HEAD_DIM, IN_FP8, OVERLAP,
         )  # fmt: skip
     out = y + (row * N_HEAD + query_head)[:, None] * HEAD_DIM + half[None, :]
     is_out = is_query[:, None] & inside[None, :]
@@ -156,11 +178,11 @@ def row_attention_kernel(
 
 @triton.jit(do_not_specialize=["slots", "width", "capacity", "n_prefetched"])
 def chunk_attention_kernel(
-    slot_ints, qkv, keys, values, cos, sin, maxima, totals, sums,
+    slot_ints, qkv, keys, values, key_exponents, value_exponents, cos, sin, maxima, totals, sums,
     slots, width, capacity, n_prefetched, window, scale, eps,
     N_HEAD: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, HALF: tl.constexpr, QUERIES: tl.constexpr,
     BLOCK_S: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, LINES: tl.constexpr, ROTATED: tl.constexpr,
-    NORMED_HEADS: tl.constexpr, OVERLAP: tl.constexpr,
+    NORMED_HEADS: tl.constexpr, IN_FP8: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Attend from the new tokens of each slot to one chunk of keys, for `combine_kernel` to add up.
 
@@ -174,8 +196,9 @@ def chunk_attention_kernel(
     """
     start_next_kernel(OVERLAP)
     slot, kv_head, chunk = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    offset = (slot * KV_HEADS + kv_head).to(tl.int64) * capacity * HEAD_DIM
-    key_rows, value_rows = keys + offset, values + offset
+    first_position = (slot * KV_HEADS + kv_head).to(tl.int64) * capacity
+    key_rows, value_rows = keys + first_position * HEAD_DIM, values + first_position * HEAD_DIM
+    key_scales, value_scales = key_exponents + first_position, value_exponents + first_position
     chunk_start, chunk_end = chunk * CHUNK, (chunk + 1) * CHUNK
     GROUP: tl.constexpr = N_HEAD // KV_HEADS
     if OVERLAP:
@@ -203,16 +226,21 @@ def chunk_attention_kernel(
         )  # fmt: skip
         at = position[:, None] * HEAD_DIM + half[None, :]
         # Rounded as the cache stores them, so that this step sees what later steps see.
-        k1, k2 = k1.to(keys.dtype.element_ty), k2.to(keys.dtype.element_ty)
         is_here = (position >= chunk_start) & (position < chunk_end) & (length + nth < capacity)
-        is_new = (is_query & (query % GROUP == 0) & is_here)[:, None] & inside[None, :]
-        tl.store(key_rows + at, k1, is_new)
-        tl.store(key_rows + at + HEAD_DIM // 2, k2, is_new)
-        tl.store(value_rows + at, v1.to(values.dtype.element_ty), is_new)
-        tl.store(value_rows + at + HEAD_DIM // 2, v2.to(values.dtype.element_ty), is_new)
+        is_stored = is_query & (query % GROUP == 0) & is_here
+        if IN_FP8:
+            k1, k2 = _store_in_fp8(k1, k2, key_rows, key_scales, position, is_stored, half, inside, HEAD_DIM)
+            v1, v2 = _store_in_fp8(v1, v2, value_rows, value_scales, position, is_stored, half, inside, HEAD_DIM)
+        else:
+            k1, k2 = k1.to(keys.dtype.element_ty), k2.to(keys.dtype.element_ty)
+            is_new = is_stored[:, None] & inside[None, :]
+            tl.store(key_rows + at, k1, is_new)
+            tl.store(key_rows + at + HEAD_DIM // 2, k2, is_new)
+            tl.store(value_rows + at, v1.to(values.dtype.element_ty), is_new)
+            tl.store(value_rows + at + HEAD_DIM // 2, v2.to(values.dtype.element_ty), is_new)
         if width > 1:
             tl.debug_barrier()  # other threads load what was stored just now
-        q1, q2 = q1.to(keys.dtype.element_ty), q2.to(keys.dtype.element_ty)
+        q1, q2 = q1.to(qkv.dtype.element_ty), q2.to(qkv.dtype.element_ty)
         products = q1.to(tl.float32) * k1.to(tl.float32) + q2.to(tl.float32) * k2.to(tl.float32)
         running_max = scale * tl.sum(products, 1)
         counts_own_key = (chunk == 0).to(tl.float32)
@@ -225,8 +253,8 @@ def chunk_attention_kernel(
             is_loaded = (s >= first_of_all) & (s < at_last)
             visible = (s[None, :] >= first[:, None]) & (s[None, :] < position[:, None])  # (QUERIES, BLOCK_S)
             running_max, total, o1, o2 = _attend_to_block(
-                q1, q2, key_rows, value_rows, s, is_loaded, visible, half, inside, scale,
-                running_max, total, o1, o2, HEAD_DIM,
+                q1, q2, key_rows, value_rows, key_scales, value_scales, s, is_loaded, visible, half, inside, scale,
+                running_max, total, o1, o2, HEAD_DIM, IN_FP8, OVERLAP,
             )  # fmt: skip
         part = (row * N_HEAD + query_head) * CHUNKS + chunk
         tl.store(maxima + part, running_max, is_query)
@@ -291,30 +319,48 @@ def _load_new_tokens(
 
 
 @triton.jit
+def _store_in_fp8(first, second, rows, scales, position, is_stored, half, inside, HEAD_DIM: tl.constexpr):
+    """Store the halves of vectors (N, HALF) of a head at positions (N,), where `is_stored`; return them rounded, in float32."""
+    first8, second8, exponents = round_vectors(first, second)
+    at = position[:, None] * HEAD_DIM + half[None, :]
+    is_new = is_stored[:, None] & inside[None, :]
+    tl.store(rows + at, first8, is_new)
+    tl.store(rows + at + HEAD_DIM // 2, second8, is_new)
+    tl.store(scales + position, exponents.to(tl.uint8), is_stored)
+    scale = power_of_two(exponents)[:, None]
+    return first8.to(tl.float32) * scale, second8.to(tl.float32) * scale
+
+
+@triton.jit
 def _attend_to_block(
-    q1, q2, key_rows, value_rows, s, is_loaded, visible, half, inside, scale,
-    running_max, total, o1, o2, HEAD_DIM: tl.constexpr,
+    q1, q2, key_rows, value_rows, key_scales, value_scales, s, is_loaded, visible, half, inside, scale,
+    running_max, total, o1, o2, HEAD_DIM: tl.constexpr, IN_FP8: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Continue the softmax and its two halves of output with the keys at `s` (BLOCK_S,), as far as they are visible.
 
     `visible` is (1 or QUERIES, BLOCK_S); `is_loaded` (BLOCK_S,) says which keys any query sees.
     """
     key_at = half[:, None] + s[None, :] * HEAD_DIM  # (HALF, BLOCK_S)
-    is_key = inside[:, None] & is_loaded[None, :]
-    scores = tl.dot(q1, tl.load(key_rows + key_at, is_key, 0.0), input_precision="ieee")
-    scores = tl.dot(q2, tl.load(key_rows + key_at + HEAD_DIM // 2, is_key, 0.0), scores, input_precision="ieee")
+    value_at = s[:, None] * HEAD_DIM + half[None, :]  # (BLOCK_S, HALF)
+    is_key, is_value = inside[:, None] & is_loaded[None, :], is_loaded[:, None] & inside[None, :]
+    # All loads come first: one latency instead of four where the loop is not pipelined.
+    key1, key2 = tl.load(key_rows + key_at, is_key, 0.0), tl.load(key_rows + key_at + HEAD_DIM // 2, is_key, 0.0)
+    value1 = tl.load(value_rows + value_at, is_value, 0.0)
+    value2 = tl.load(value_rows + value_at + HEAD_DIM // 2, is_value, 0.0)
+    scores = tl.dot(q1, key1.to(q1.dtype), input_precision="ieee")
+    scores = tl.dot(q2, key2.to(q2.dtype), scores, input_precision="ieee")
+    if IN_FP8:
+        scores *= power_of_two(tl.load(key_scales + s, is_loaded, 0))[None, :]
     scores = tl.where(visible, scores * scale, float("-inf"))
     new_max = tl.maximum(running_max, tl.max(scores, 1))
     weights = tl.exp(scores - new_max[:, None])
     rescale = tl.exp(running_max - new_max)
     total = total * rescale + tl.sum(weights, 1)
-    weights = weights.to(value_rows.dtype.element_ty)
-    value_at = s[:, None] * HEAD_DIM + half[None, :]  # (BLOCK_S, HALF)
-    is_value = is_loaded[:, None] & inside[None, :]
-    value1 = tl.load(value_rows + value_at, is_value, 0.0)
-    value2 = tl.load(value_rows + value_at + HEAD_DIM // 2, is_value, 0.0)
-    o1 = tl.dot(weights, value1, o1 * rescale[:, None], input_precision="ieee")
-    o2 = tl.dot(weights, value2, o2 * rescale[:, None], input_precision="ieee")
+    weights = weights.to(q1.dtype)
+    if IN_FP8:
+        weights = (weights.to(tl.float32) * power_of_two(tl.load(value_scales + s, is_loaded, 0))[None, :]).to(q1.dtype)
+    o1 = tl.dot(weights, convert(value1, q1, OVERLAP and IN_FP8), o1 * rescale[:, None], input_precision="ieee")
+    o2 = tl.dot(weights, convert(value2, q1, OVERLAP and IN_FP8), o2 * rescale[:, None], input_precision="ieee")
     return new_max, total, o1, o2
 
 

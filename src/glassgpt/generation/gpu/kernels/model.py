@@ -16,6 +16,7 @@ from glassgpt.generation.gpu.kernels.common import (
     TANH_GELU,
     TOKEN,
     load_optional,
+    power_of_two,
     prefetch,
     start_next_kernel,
     wait_for_previous_kernel,
@@ -98,14 +99,15 @@ def _norm(
 
 @triton.jit(do_not_specialize=["rows"])
 def linear_kernel(
-    x, weight, bias, y, rows, width_out, stride_out, cap,
-    WIDTH: tl.constexpr, SPLITS: tl.constexpr, ACTIVATION: tl.constexpr, HAS_BIAS: tl.constexpr,
+    x, weight, exponents, bias, y, rows, width_out, stride_out, cap,
+    WIDTH: tl.constexpr, SPLITS: tl.constexpr, ACTIVATION: tl.constexpr, HAS_BIAS: tl.constexpr, IN_FP8: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     SUMS: tl.constexpr, LINES: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """y = activation(x @ weight.T + bias), or SPLITS partial products, each over its share of the columns of x.
 
-    Program (block of outputs, block of rows, split).
+    Program (block of outputs, block of rows, split). With IN_FP8, weights are E4M3 numbers that are converted in
+    registers, and the sums are multiplied by each output's power of two, which rounds nothing.
     """
     part = tl.program_id(2)
     SHARE: tl.constexpr = WIDTH // SPLITS
@@ -114,6 +116,8 @@ def linear_kernel(
         prefetch(weight + part * SHARE, tl.program_id(0) * BLOCK_N, width_out, BLOCK_N, WIDTH, SHARE, LINES)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     biases = load_optional(bias, n, n < width_out, HAS_BIAS)
+    if IN_FP8:
+        scales = power_of_two(tl.load(exponents + n, n < width_out, 0))
     wait_for_previous_kernel(OVERLAP)
     m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     m_inside, n_inside = m < rows, n < width_out
@@ -132,6 +136,8 @@ def linear_kernel(
             )
     if SUMS == 2:
         product += second
+    if IN_FP8:
+        product *= scales[None, :]
     if HAS_BIAS:
         product += biases[None, :]
     product = _activate(product, cap, ACTIVATION)
@@ -150,7 +156,7 @@ def _multiply(
     else:
         a = tl.load(x_rows + k[None, :], m_inside[:, None] & (k < WIDTH)[None, :], 0.0)
         b = tl.load(w_rows + k[:, None], (k < WIDTH)[:, None] & n_inside[None, :], 0.0)
-    return tl.dot(a, b, product, input_precision="ieee")
+    return tl.dot(a, b.to(a.dtype), product, input_precision="ieee")
 
 
 @triton.jit
