@@ -36,7 +36,7 @@ height (Google's waving ones are 60 by 44) and make white darker, so that Japan'
 FLAG_CORNERS = {"square": 0.0, "round": 0.15}
 """Radius of the corners of flat flags, of the shorter side."""
 SMOOTHING = 4
-"""How much larger the shape of a flag is drawn before it is made smaller: Pillow's shapes have jagged edges."""
+"""Factor by which the shape of a flag is drawn larger and then made smaller: Pillow's shapes have jagged edges."""
 REGIONAL_A, TAG_OFFSET, BLACK_FLAG, CANCEL_TAG = 0x1F1E6, 0xE0000, "\U0001f3f4", "\U000e007f"
 
 
