@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+from functools import partial
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from glassgpt.data.shards import TokenArray
 from glassgpt.errors import ConfigError
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
-from glassgpt.training.config import TrainConfig
+from glassgpt.training.config import TrainConfig, TrainerConfig
+from glassgpt.training.distributed import DistributedContext
 from glassgpt.training.fp8 import checks, fp8_loss, head, quantize
-from glassgpt.training.fp8.linear import convert, layers_in_8_bits
+from glassgpt.training.fp8.linear import FP8Linear, convert, layers_in_8_bits
+from glassgpt.training.hardware import resolve_hardware
 from glassgpt.training.loss import TrainingLoss
+from glassgpt.training.step import TrainStep
 
 TOKENS, WIDTH, VOCABULARY = 96, 32, 77
 
@@ -187,6 +194,36 @@ def test_which_layers_are_computed_in_8_bits(arch, mlp, n_all):
     assert all(model.get_submodule(name) is layer for name, layer in layers_in_8_bits(model, "all").items())
 
 
+@pytest.mark.parametrize("compiled", ["off", pytest.param("on", marks=pytest.mark.slow)])
+def test_the_last_steps_are_those_of_16_bits(monkeypatch, compiled):
+    """From the same weights and optimizer, a step behind `fp8_until` changes the weights as a step without 8 bits does."""
+    monkeypatch.setattr("glassgpt.training.fp8.require_fp8", lambda model, train: None)
+    # What is compiled is traced, but C++ code is not generated: a change of classes concerns the tracing.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    text = TokenArray([np.random.default_rng(0).integers(90, size=400, dtype=np.uint16)])
+
+    def step_of(**train):
+        config = TrainConfig(max_steps=4, batch_tokens=64, device="cpu", compile=compiled, **train)
+        settings = TrainerConfig(train=config)
+        return TrainStep(small_model(), text, settings, resolve_hardware(config), DistributedContext())
+
+    both, plain = step_of(fp8="all", fp8_until=0.5), step_of()
+    for step in (1, 2, 3, 4):
+        both.run_and_wait(step, 1e-3)
+        assert any(isinstance(module, FP8Linear) for module in both.model.modules()) == (step <= 2)
+        if step == 2:
+            plain.model.load_state_dict(both.model.state_dict())
+            for mine, other in zip(plain.optimizers, both.optimizers, strict=True):
+                mine.load_state_dict(copy.deepcopy(other.state_dict()))
+            plain.seek(both.batches.position)
+        if step > 2:
+            plain.run_and_wait(step, 1e-3)
+    for found, expected in zip(both.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(found, expected)
+    both.close()
+    plain.close()
+
+
 def test_validation_is_not_quantized():
     model = small_model().eval()
     tokens = torch.randint(90, (2, 17))
@@ -224,3 +261,12 @@ def test_sizes_that_the_kernels_cannot_take_are_refused():
 def test_settings_that_exclude_8_bits(settings):
     assert any("train.fp8 head" in problem for problem in TrainConfig(fp8="head", **settings).problems())
     assert not any("fp8" in problem for problem in TrainConfig(**settings).problems())
+
+
+def test_the_share_of_steps_in_8_bits():
+    assert TrainConfig(max_steps=200, fp8="all", fp8_until=0.85).fp8_steps == 170
+    assert TrainConfig(max_steps=200).fp8_steps == 0
+    assert not TrainConfig(fp8="all", fp8_until=0.85).problems()
+    for value in (0.0, 1.5, float("nan")):
+        assert any("above 0 and at most 1" in problem for problem in TrainConfig(fp8="all", fp8_until=value).problems())
+    assert any("train.fp8 is off" in problem for problem in TrainConfig(fp8_until=0.5).problems())

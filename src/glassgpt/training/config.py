@@ -37,6 +37,8 @@ class TrainConfig:
         fp8: products in 8-bit floats, which newer GPUs compute faster and which round more: head are those of the head and
             its loss, mlp also those of the MLPs, all also those of attention's layers. Needs bf16 and a GPU of compute
             capability 8.9 (Ada) or newer.
+        fp8_until: share of the steps with train.fp8; the rest, at the end, has products in 16 bits again, so that the weights
+            settle where exact products put them. 1 is all steps.
         device: device to train on; auto takes CUDA, then MPS, then the CPU.
         compile: whether to use torch.compile; auto uses it on CUDA, where it pays off.
         deterministic: whether a run on a GPU ends with the same bits each time it is trained or resumed; on a CPU it always
@@ -70,6 +72,7 @@ class TrainConfig:
     clip_norm: float = 1.0
     precision: Literal["auto", "fast", "fp32", "bf16", "fp16"] = "auto"
     fp8: Literal["off", "head", "mlp", "all"] = "off"
+    fp8_until: float = 1.0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     deterministic: Literal["auto", "on", "off"] = "auto"
@@ -135,11 +138,23 @@ class TrainConfig:
             ("loss", bool(self.loss), "leave it out"),
             ("teacher", bool(self.teacher), "leave it out"),
         )
-        return [
+        found = [
             f"train.{name} {getattr(self, name)} cannot be combined with train.fp8 {self.fp8}; {advice}"
             for name, does, advice in others
             if does and self.fp8 != "off"
         ]
+        if not 0 < self.fp8_until <= 1:
+            found.append(f"train.fp8_until is {self.fp8_until}; it must be above 0 and at most 1")
+        elif self.fp8_until < 1 and self.fp8 == "off":
+            found.append(
+                f"train.fp8_until is {self.fp8_until}, but train.fp8 is off; set train.fp8 to head, mlp or all"
+            )
+        return found
+
+    @property
+    def fp8_steps(self) -> int:
+        """Number of steps whose products are computed in 8 bits."""
+        return round(self.fp8_until * self.max_steps) if self.fp8 != "off" else 0
 
     def resolve_micro_batch_size(self, batch_size: int) -> int:
         """Return the sequences per forward pass for `batch_size` sequences per step and process.

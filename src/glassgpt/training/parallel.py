@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.config import TrainConfig
 from glassgpt.training.distributed import DistributedContext
+from glassgpt.training.fp8 import leave_8_bits
 from glassgpt.training.hardware import Hardware
 from glassgpt.training.loss import TrainingLoss, cross_entropy
 
@@ -105,6 +106,10 @@ class ParallelLoss:
     def train(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of this rank's micro-batch (B, T) in nats per token: a differentiable scalar."""
         return self._wrapped(inputs, targets)
+
+    def leave_8_bits(self) -> None:
+        """Compute products in 16 bits from now on; see `train.fp8_until`."""
+        leave_8_bits(self._loss)
 
     @property
     def metric_names(self) -> tuple[str, ...]:

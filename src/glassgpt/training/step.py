@@ -74,6 +74,8 @@ class TrainStep(TrainableModel):
         """
         snapshot = self.snapshot()
         set_learning_rate(self.optimizers, learning_rate)
+        if step > self.fp8_steps:
+            self.loss.leave_8_bits()
         can_retry = self.memory_guard.can_retry
         sums = self.memory_guard.attempt(self._accumulate, self.model)
         if isinstance(sums, str):

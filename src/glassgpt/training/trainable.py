@@ -48,6 +48,7 @@ class TrainableModel:
         batch_size: sequences per step and rank.
         micro_batch_size: sequences per forward pass.
         clip_norm: largest global gradient norm; infinite without clipping.
+        fp8_steps: steps whose products are computed in 8 bits.
         memory_guard: reports if memory ran out.
         mark: called with the name of each phase of a step when it has been queued; for measuring.
         probes: objects that look at gradients and updates within a step.
@@ -83,6 +84,7 @@ class TrainableModel:
         self.batch_size = train.batch_tokens // length // dist.world_size
         self.micro_batch_size = train.resolve_micro_batch_size(self.batch_size)
         self.clip_norm = train.clip_norm or math.inf
+        self.fp8_steps = train.fp8_steps
         self.memory_guard = OutOfMemoryGuard(dist, is_sharded=self.loss.is_sharded)
         self.mark: Callable[[str], None] = lambda phase: None
         self.probes: list[Probe] = []

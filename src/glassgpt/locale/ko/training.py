@@ -45,6 +45,8 @@ MESSAGES = {
     "model.n_embd is {}; with train.fp8 it must be a multiple of {}": "model.n_embd: {0} 값은 train.fp8과 함께 쓸 수 없습니다. {1}의 배수를 지정하세요",
     "training sequences have {} tokens; with train.fp8 it must be a multiple of {}": "학습 시퀀스가 토큰 {0}개입니다. train.fp8을 쓰려면 {1}의 배수여야 합니다",
     "{} is a matrix of {} x {}; with train.fp8 {} both must be multiples of {}": "{0}은(는) {1} x {2} 행렬입니다. train.fp8 {3}을(를) 쓰려면 둘 다 {4}의 배수여야 합니다",
+    "train.fp8_until is {}; it must be above 0 and at most 1": "train.fp8_until: {0} 값은 쓸 수 없습니다. 0보다 크고 1 이하인 수를 지정하세요",
+    "train.fp8_until is {}, but train.fp8 is off; set train.fp8 to head, mlp or all": "train.fp8_until이 {0}인데 train.fp8이 off입니다. train.fp8을 head, mlp, all 가운데 하나로 하세요",
     "train.fp8 {} finds no linear layers in the blocks of this model; set train.fp8 to head": "이 모델의 블록에는 train.fp8 {0}이(가) 바꿀 선형 층이 없습니다. train.fp8을 head로 하세요",
     "train.fp8 trains all weights, and some of this model are frozen; set train.fp8 to off": "train.fp8은 모든 가중치를 학습하는데 이 모델에는 고정된 가중치가 있습니다. train.fp8을 off로 하세요",
     "train.fp8 does not know the head of {}; set train.fp8 to off": "{0}의 헤드는 train.fp8이 모르는 형태입니다. train.fp8을 off로 하세요",
