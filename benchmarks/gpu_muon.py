@@ -1,0 +1,318 @@
+"""Measure Muon's update on GPUs, captured in CUDA graphs and plain, in turns; and what audits add to the first steps.
+
+    python benchmarks/gpu_muon.py bits --out FILE
+    python benchmarks/gpu_muon.py steps --data DATA --out FILE
+    torchrun --nproc-per-node 2 benchmarks/gpu_muon.py steps --data DATA --out FILE --set train.batch_tokens=131072
+    python benchmarks/gpu_muon.py audits --data DATA --out FILE
+
+`bits` compares weights and momentum of both ways after some steps with random gradients, and exits with 1 if they differ.
+`steps` trains with both in turns in one process, with the same compiled model. `audits` trains a few steps as
+`glassgpt train` does, and times each part of an audit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import nn
+
+from glassgpt.config import load_config
+from glassgpt.data.files import write_atomically
+from glassgpt.data.shards import TokenDataset
+from glassgpt.model.build import build_model
+from glassgpt.training import parallel
+from glassgpt.training.bench import random_tokens
+from glassgpt.training.captured_muon import CapturedMuon
+from glassgpt.training.config import TrainerConfig
+from glassgpt.training.distributed import DistributedContext, process_group
+from glassgpt.training.garbage import manual_garbage_collection
+from glassgpt.training.hardware import resolve_hardware, versions
+from glassgpt.training.muon import Muon
+from glassgpt.training.step import TrainStep
+from gpu_parts.audit_parts import time_audits
+from gpu_parts.steps import kind_of
+
+WARMUP, PROFILED_STEPS, LISTED = 4, 5, 30
+HAS_GPU = torch.cuda.is_available()
+WAYS: dict[str, type[Muon]] = {"plain": Muon, "captured": CapturedMuon if HAS_GPU else Muon}
+
+
+def bits(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Compare the bits of both ways on the preset's matrices, and time the update alone."""
+    device = torch.device("cuda" if HAS_GPU else "cpu")
+    sets = _equal_sets(arguments, device)
+    skip = torch.zeros((), device=device)
+    muons = {
+        way: kind(sets[way], lr=0.02, weight_decay=0.05, momentum_warmup_steps=100, compiled=HAS_GPU)
+        for way, kind in WAYS.items()
+    }
+    for muon in muons.values():
+        muon.found_inf = skip
+    generator = torch.Generator(device).manual_seed(1)
+    rows: list[dict[str, Any]] = []
+    for step in range(1, arguments.steps + 1):
+        skip.fill_(float(step == 4))  # one skipped step
+        for pair in zip(*sets.values(), strict=True):
+            gradient = torch.randn(pair[0].shape, device=device, generator=generator)
+            for matrix in pair:
+                matrix.grad = gradient.clone()
+        row: dict[str, Any] = {"step": step}
+        for way, muon in muons.items():
+            muon.param_groups[0]["lr"] = 0.02 / step
+            row |= {f"{way}_{name}": ms for name, ms in _timed_update(muon).items()}
+        row["differ"] = _differences(sets, muons)
+        rows.append(row)
+        print(row, flush=True)
+    return {"rows": rows, "equal": all(row["differ"] == [0, 0] for row in rows)}
+
+
+def _equal_sets(arguments: argparse.Namespace, device: torch.device) -> dict[str, list[nn.Parameter]]:
+    """Return the preset's matrices, drawn at random, once for each way."""
+    model = build_model(load_config(arguments.preset, dict(arguments.set)).model).to(device)
+    kinds = model.parameter_kinds()
+    matrices = [parameter for name, parameter in model.named_parameters() if kinds[name] == "matrix"]
+    generator = torch.Generator(device).manual_seed(0)
+    for matrix in matrices:
+        nn.init.normal_(matrix, std=0.02, generator=generator)  # projections start at zero, where decay does nothing
+    return {way: [nn.Parameter(matrix.detach().clone()) for matrix in matrices] for way in WAYS}
+
+
+def _timed_update(muon: Muon) -> dict[str, float]:
+    """Return milliseconds of an update, of the host until everything is queued and of the device."""
+    _wait()
+    start, began = time.perf_counter(), _Moment()
+    muon.step()
+    host, ended = time.perf_counter() - start, _Moment()
+    _wait()
+    return {"host_ms": round(1e3 * host, 2), "device_ms": round(1e3 * began.until(ended), 2)}
+
+
+def _differences(sets: dict[str, list[nn.Parameter]], muons: dict[str, Muon]) -> list[int]:
+    """Return how many matrices and how many momenta do not have the same bits."""
+    weights = zip(*sets.values(), strict=True)
+    momenta = zip(*([muons[way].state[p]["momentum"] for p in sets[way]] for way in WAYS), strict=True)
+    return [sum(not torch.equal(*pair) for pair in pairs) for pairs in (weights, momenta)]
+
+
+def steps(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train with both ways in turns; then profile each."""
+    config = load_config(arguments.preset, dict(arguments.set))
+    hardware = resolve_hardware(config.train)
+    with process_group(hardware.device) as dist, _experiments(arguments):
+        torch.manual_seed(config.seed)
+        needed = 8 * config.train.batch_tokens
+        tokens = TokenDataset.open(arguments.data).split("train") if arguments.data else None
+        settings = TrainerConfig(config.train, config.optimizer, config.schedule, config.checkpoint, config.seed)
+        train_step = TrainStep(
+            build_model(config.model),
+            tokens or random_tokens(config.model.vocab_size, needed),
+            settings,
+            hardware,
+            dist,
+        )
+        train_step.model.train()
+        ways = {way: _muon_like(train_step.optimizers[0], kind, dist) for way, kind in WAYS.items()}
+        rate = config.train.learning_rate / 10  # far from divergence, also after a thousand steps
+        try:
+            with hardware.kernels(), manual_garbage_collection():
+                start = time.perf_counter()
+                train_step.run_and_wait(1, rate)
+                first = time.perf_counter() - start
+                rounds = [
+                    {way: _timed(train_step, muon, rate, arguments.steps) for way, muon in ways.items()}
+                    for _ in range(arguments.rounds)
+                ]
+                found = {"first_step_seconds": round(first, 1), "processes": dist.world_size, **_summary(rounds)}
+                print(json.dumps(found, indent=1) if dist.is_main else "", flush=True)
+                profiles = (
+                    {way: _profile(train_step, muon, rate) for way, muon in ways.items()} if arguments.profile else {}
+                )
+        finally:
+            train_step.close()
+    return {**found, "profiles": profiles, "rank": dist.rank}
+
+
+def _muon_like(muon: torch.optim.Optimizer, kind: type[Muon], dist: DistributedContext) -> Muon:
+    """Return another Muon on the same state and settings, so that both can take turns."""
+    assert isinstance(muon, Muon)
+    other = kind(muon.param_groups[0]["params"], dist=dist, compiled=HAS_GPU)
+    other.param_groups, other.state, other.found_inf = muon.param_groups, muon.state, muon.found_inf
+    return other
+
+
+@contextmanager
+def _experiments(arguments: argparse.Namespace) -> Iterator[None]:
+    """Apply the options that try another way of exchanging gradients."""
+    with ExitStack() as stack:
+        if arguments.bucket_mb:
+            whole = parallel.DistributedDataParallel
+
+            class LargeBuckets(whole):
+                def __init__(self, module: nn.Module, **options: Any) -> None:
+                    super().__init__(module, bucket_cap_mb=arguments.bucket_mb, **options)
+
+            stack.enter_context(patch.object(parallel, "DistributedDataParallel", LargeBuckets))
+        if arguments.whole_backward:
+            stack.enter_context(patch.object(torch._dynamo.config, "optimize_ddp", False))
+        yield
+
+
+def _timed(train_step: TrainStep, muon: Muon, rate: float, count: int) -> dict[str, float]:
+    """Return milliseconds: of a step, of the update on the device, of the host in the update and outside of waiting."""
+    train_step.optimizers[0] = muon
+    for _ in range(WARMUP):
+        train_step.run(1, rate)
+    train_step.finish()
+    _wait()
+    clock = _UpdateClock(train_step)
+    with patch.object(train_step, "_update", clock):
+        ends = [_Moment()]
+        for _ in range(count):
+            train_step.run(1, rate)
+            ends.append(_Moment())
+        train_step.finish()
+        _wait()
+    taken = [before.until(after) for before, after in pairwise(ends)]
+    return {
+        "step_ms": 1e3 * statistics.median(taken),
+        "mean_step_ms": 1e3 * statistics.mean(taken),
+        "update_device_ms": 1e3 * statistics.median(start.until(end) for start, end in clock.moments),
+        "update_host_ms": 1e3 * statistics.median(clock.host),
+    }
+
+
+class _UpdateClock:
+    """Times the updates of a train step without synchronizing."""
+
+    def __init__(self, train_step: TrainStep) -> None:
+        self._update = train_step._update
+        self.moments: list[tuple[_Moment, _Moment]] = []
+        self.host: list[float] = []
+
+    def __call__(self, step: int) -> None:
+        start, began = time.perf_counter(), _Moment()
+        self._update(step)
+        self.moments.append((began, _Moment()))
+        self.host.append(time.perf_counter() - start)
+
+
+class _Moment:
+    """A moment on the device's clock, or on the host's if there is no GPU."""
+
+    def __init__(self) -> None:
+        self._event = torch.cuda.Event(enable_timing=True) if HAS_GPU else None
+        self._host = time.perf_counter()
+        if self._event is not None:
+            self._event.record()
+
+    def until(self, later: _Moment) -> float:
+        """Return the seconds until a later moment; the device must have reached both."""
+        if self._event is None or later._event is None:
+            return later._host - self._host
+        return self._event.elapsed_time(later._event) / 1e3
+
+
+def _summary(rounds: Sequence[dict[str, dict[str, float]]]) -> dict[str, Any]:
+    names = next(iter(rounds[0].values()))
+    return {way: {name: [round(one[way][name], 2) for one in rounds] for name in names} for way in WAYS}
+
+
+def _profile(train_step: TrainStep, muon: Muon, rate: float) -> dict[str, Any]:
+    """Return milliseconds per step by kind of kernel, the longest kernels, and the longest operations of the host."""
+    train_step.optimizers[0] = muon
+    activities = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if HAS_GPU else [])]
+    for _ in range(WARMUP):
+        train_step.run(1, rate)
+    train_step.finish()
+    _wait()
+    with torch.profiler.profile(activities=activities) as profile:
+        start = time.perf_counter()
+        for _ in range(PROFILED_STEPS):
+            train_step.run(1, rate)
+        _wait()
+        wall = time.perf_counter() - start
+    train_step.finish()
+    kernels: dict[str, tuple[float, int]] = {}
+    host: dict[str, tuple[float, int]] = {}
+    for event in profile.key_averages():
+        on_device = event.device_type == torch.autograd.DeviceType.CUDA
+        microseconds = event.self_device_time_total if on_device else event.self_cpu_time_total
+        if not getattr(event, "is_user_annotation", False):
+            (kernels if on_device else host)[event.key] = (
+                microseconds / 1e3 / PROFILED_STEPS,
+                event.count // PROFILED_STEPS,
+            )
+    kinds: dict[str, float] = {}
+    for name, (ms, _) in kernels.items():
+        kind = "NCCL" if "nccl" in name.lower() else kind_of(name)
+        kinds[kind] = round(kinds.get(kind, 0.0) + ms, 2)
+    result = {
+        "wall_ms": round(1e3 * wall / PROFILED_STEPS, 2),
+        "kernels_ms": round(sum(ms for ms, _ in kernels.values()), 2),
+        "launches": sum(count for _, count in kernels.values()),
+        "ms_by_kind": kinds,
+        "kernels": _longest(kernels),
+        "host": _longest(host),
+    }
+    if train_step.dist.is_main:
+        print(type(muon).__name__, json.dumps(result, indent=1), flush=True)
+    return result
+
+
+def _longest(taken: dict[str, tuple[float, int]]) -> list[list[Any]]:
+    ordered = sorted(taken.items(), key=lambda item: -item[1][0])[:LISTED]
+    return [[name[:110], round(ms, 3), count] for name, (ms, count) in ordered]
+
+
+def audits(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train a few steps with the diagnosis of the preset, and time steps and the parts of the audits."""
+    overrides = {"data": str(arguments.data), "train.max_steps": str(arguments.steps), **dict(arguments.set)}
+    return time_audits(arguments.preset, overrides)
+
+
+def _wait() -> None:
+    if HAS_GPU:
+        torch.cuda.synchronize()
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {"bits": bits, "steps": steps, "audits": audits}
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Measure one part and write its result; only the first process writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--data", type=Path, help="dataset created by glassgpt prepare; random tokens by default")
+    parser.add_argument("--out", type=Path, required=True, help="result file")
+    parser.add_argument("--preset", default="textbooks-124m-fast")
+    parser.add_argument(
+        "--set", type=lambda text: tuple(text.split("=", 1)), nargs="*", default=[], metavar="NAME=VALUE"
+    )
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--profile", action="store_true", help="profile each way after it was timed (steps)")
+    parser.add_argument("--bucket-mb", type=int, default=0, help="size of the buckets in which gradients are exchanged")
+    parser.add_argument("--whole-backward", action="store_true", help="compile the backward pass of two GPUs as one")
+    arguments = parser.parse_args(given)
+    result = PARTS[arguments.part](arguments)
+    if not result.pop("rank", 0):
+        devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        described = {"command": sys.argv, "devices": devices, "versions": versions(), **result}
+        write_atomically(arguments.out, json.dumps(described, indent=1).encode() + b"\n")
+    if result.get("equal") is False:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
