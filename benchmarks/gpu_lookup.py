@@ -11,7 +11,6 @@ import argparse
 import datetime
 import json
 import platform
-import statistics
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -29,7 +28,7 @@ from glassgpt.generation.engine.decoder_selection import select_decoder
 from glassgpt.generation.engine.engine import Engine
 from glassgpt.generation.engine.speculative import SpeculativeDecoding
 from glassgpt.generation.gpu import lookup_graphs
-from glassgpt.generation.gpu.layers import fuse
+from glassgpt.generation.gpu.cache_attention import LONG_CONTEXT
 from glassgpt.generation.gpu.row_step import RowStep, max_width
 from glassgpt.generation.gpu.slots import SlotState
 from glassgpt.generation.gpu.step import FusedStep
@@ -56,13 +55,14 @@ SHAPES: dict[str, dict[str, Any]] = {
     "gpt2": {},
     "modern": {"arch": "modern", "bias": False, "n_kv_head": 6, "window": 128},
     "llama": {"arch": "llama", "bias": False, "n_kv_head": 4},
+    "llama, context of 4,096": {"arch": "llama", "bias": False, "n_kv_head": 4, "context_length": 4096},
 }
 
 
-def random_model(**shape: Any) -> LanguageModel:
+def random_model(context_length: int = 1024, **shape: Any) -> LanguageModel:
     """Return a model of 12 layers with random weights, in bfloat16 on the GPU."""
     torch.manual_seed(0)
-    model = build_model(ModelConfig(vocab_size=GPT2_VOCAB_SIZE, context_length=1024, **shape)).eval()
+    model = build_model(ModelConfig(vocab_size=GPT2_VOCAB_SIZE, context_length=context_length, **shape)).eval()
     for parameter in model.parameters():
         if not parameter.any():  # Modern begins with zeros, of which everything would be right
             torch.nn.init.normal_(parameter, std=0.02)
@@ -75,7 +75,7 @@ def single_steps(
     """Return the cache and each position's logits after steps of one token per slot, with a kind of step."""
     parameter, config = next(model.parameters()), model.config
     device = parameter.device
-    cache = KVCache(config, tokens.size(0), 512, dtype=parameter.dtype, device=device)
+    cache = KVCache(config, tokens.size(0), tokens.size(1) + 212, dtype=parameter.dtype, device=device)
     state = SlotState(tokens.size(0), config.vocab_size, device)
     step = step_type(model, cache, state, config.vocab_size)
     logits: list[torch.Tensor] = []
@@ -88,7 +88,7 @@ def single_steps(
 
 
 @torch.inference_mode()
-def differing_rows(model: LanguageModel, length: int = 300) -> dict[str, int]:
+def differing_rows(model: LanguageModel, length: int = 300, second: int = 250) -> dict[str, int]:
     """Return how many rows have other bits when the slot's successive tokens are processed together, by rows per slot.
 
     Compared with steps of one token, whose keys and values are the same; two slots of different length. "no proposals"
@@ -104,7 +104,7 @@ def differing_rows(model: LanguageModel, length: int = 300) -> dict[str, int]:
     for width in (2, 5, 8, 16):
         if width > max_width(config):
             continue
-        starts = (length - 20, min(250, length - 16))  # the second crosses the first block of keys
+        starts = (length - 20, min(second, length - 16))  # the second crosses the first block or chunk of keys
         rows = SlotState(2 * width, config.vocab_size, device)
         rows.ints[0] = torch.cat([tokens[slot, at : at + width] for slot, at in enumerate(starts)]).int()
         rows.ints[1] = torch.cat([torch.arange(at, at + width) for at in starts]).int()
@@ -140,9 +140,18 @@ class Variant:
         draft: most tokens to propose; 0 for decoding without proposals.
         rounds: rounds per launch.
         max_rows: see `lookup_graphs.MAX_ROWS`.
+        prompt_tokens: tokens of the prompts.
     """
 
-    def __init__(self, model: LanguageModel, slots: int, draft: int, rounds: int = 4, max_rows: int = 64) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        slots: int,
+        draft: int,
+        rounds: int = 4,
+        max_rows: int = 64,
+        prompt_tokens: int = PROMPT_TOKENS,
+    ) -> None:
         self._rounds, self._max_rows, self._slots = rounds, max_rows, slots
         self.strategy = SpeculativeDecoding(tokens=draft) if draft else None
         self._set()
@@ -150,7 +159,7 @@ class Variant:
             model,
             endless_tokenizer(model),
             slots=slots,
-            capacity=PROMPT_TOKENS + NEW_TOKENS,
+            capacity=prompt_tokens + NEW_TOKENS,
             decoder=self.strategy or select_decoder,
         )
         self.seconds, self.tokens = 0.0, 0
@@ -231,14 +240,42 @@ def equal_texts(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> dict[
     """Return for how many prompts the text is the same, one at a time and together."""
     asked = [*OPTIONS.items(), ("top-p 0.9", GenerationOptions(temperature=1.0, top_p=0.9))]
     found: dict[str, str] = {}
-    alone, together = Variant(model, 1, 7), Variant(model, 8, 4)
+    longest = max(map(len, prompts))
+    alone, together = (Variant(model, slots, draft, prompt_tokens=longest) for slots, draft in ((1, 7), (8, 4)))
     for name, options in asked:
-        plain = Variant(model, 8, 0).generate(prompts, options)
+        plain = Variant(model, 8, 0, prompt_tokens=longest).generate(prompts, options)
         for how, texts in (("one at a time", alone), ("together", together)):
             same = sum(a == b for a, b in zip(texts.generate(prompts, options), plain, strict=True))
-            found[f"{name}, {how}"] = f"{same} of {len(prompts)}"
+            rate = texts.strategy.stats.acceptance_rate if texts.strategy else 0.0
+            found[f"{name}, {how}"] = f"{same} of {len(prompts)}, {rate:.1%} of the proposals accepted"
             print(name, how, found[f"{name}, {how}"], flush=True)
+            texts.reset()
     return found
+
+
+def repeating_prompts(count: int, length: int) -> list[list[int]]:
+    """Return prompts of random tokens each of which repeats itself, so that something is always proposed."""
+    tokens = torch.randint(GPT2_VOCAB_SIZE, (count, length // 4), generator=torch.Generator().manual_seed(5))
+    return [each * 4 for each in tokens.tolist()]
+
+
+def equality(save: Any) -> dict[str, dict[str, int]]:
+    """Compare rows and texts with and without proposals for each shape; return the rows that differ.
+
+    Args:
+        save: called with each part of the result.
+    """
+    bits: dict[str, dict[str, int]] = {}
+    texts: dict[str, dict[str, str]] = {}
+    for name, shape in SHAPES.items():
+        model = random_model(**shape)
+        is_long = model.config.context_length > LONG_CONTEXT
+        bits[name] = differing_rows(model, 1100, 506) if is_long else differing_rows(model)
+        print(name, "rows with other bits, by rows per slot", bits[name], flush=True)
+        with torch.inference_mode():
+            texts[name] = equal_texts(model, repeating_prompts(CHECKED_PROMPTS, 480 if is_long else PROMPT_TOKENS))
+        save(rows_with_other_bits=bits, equal_texts_of_random_models=texts)
+    return bits
 
 
 def encoded(texts: Iterable[str], encode: Any) -> list[list[int]]:
@@ -253,11 +290,40 @@ def usual_speed(model: LanguageModel) -> dict[int, int]:
     return {speed.batch: round(speed.tokens_per_second) for speed in speeds}
 
 
+def speeds(run: Path | None, texts: Sequence[str], save: Any) -> list[dict[str, Any]]:
+    """Measure all variants with a trained run, or with random weights; return the rows.
+
+    Args:
+        run: the run.
+        texts: see `--prompts`.
+        save: called with each part of the result.
+    """
+    if run:
+        loaded = glassgpt.load(str(run), device="cuda")
+        model, tokenizer = to_bfloat16(loaded.model), loaded.tokenizer
+    else:
+        model, tokenizer = random_model(), load_tokenizer("gpt2")
+    prompts = encoded(texts, tokenizer.encode)
+    rows: list[dict[str, Any]] = []
+    with torch.inference_mode():
+        save(trained=bool(run), model=model.config.arch, parameters=sum(p.numel() for p in model.parameters()))
+        save(equal_texts=equal_texts(model, prompts[:CHECKED_PROMPTS]))
+        for batch in (1, 8, 64):
+            rows += timed(model, prompts, batch)
+            save(rows=rows)
+        save(without_proposals=usual_speed(model))
+    return rows
+
+
 def main() -> None:
     """Measure, and write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, help="a trained run; without one, random weights")
-    parser.add_argument("--prompts", type=Path, required=True, help="JSON list of texts like those it was trained on")
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        help="JSON list of texts like those it was trained on; without them only bits and texts are compared",
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     chosen = parser.parse_args()
     result: dict[str, Any] = {
@@ -271,29 +337,11 @@ def main() -> None:
         result.update(part)
         write_atomically(chosen.out, (json.dumps(result, indent=2) + "\n").encode())
 
-    bits = {name: differing_rows(random_model(**shape)) for name, shape in SHAPES.items()}
-    print("rows with other bits, by rows per slot", bits, flush=True)
-    save(rows_with_other_bits=bits)
-    if chosen.run:
-        loaded = glassgpt.load(str(chosen.run), device="cuda")
-        model, tokenizer = to_bfloat16(loaded.model), loaded.tokenizer
-    else:
-        model, tokenizer = random_model(), load_tokenizer("gpt2")
-    prompts = encoded(json.loads(chosen.prompts.read_text()), tokenizer.encode)
-    with torch.inference_mode():
-        save(trained=bool(chosen.run), model=model.config.arch, parameters=sum(p.numel() for p in model.parameters()))
-        save(equal_texts=equal_texts(model, prompts[:CHECKED_PROMPTS]))
-        rows: list[dict[str, Any]] = []
-        for batch in (1, 8, 64):
-            rows += timed(model, prompts, batch)
-            save(rows=rows)
-        save(without_proposals=usual_speed(model))
-    print("without proposals, random prompts", result["without_proposals"], flush=True)
-    best = statistics.median(row["tokens_per_second"] for row in rows if row["batch"] == 1 and row["variant"] != PLAIN)
-    print("median at batch 1 with proposals", best)
-    rows_differ = any(n for each in bits.values() for width, n in each.items() if width != PLAIN)
-    # Where keys are normalized, the two attention kernels add their squares in another order.
-    if rows_differ or (any(row["different_texts"] for row in rows) and not fuse(model).is_normed):
+    bits = equality(save)
+    rows = speeds(chosen.run, json.loads(chosen.prompts.read_text()), save) if chosen.prompts else []
+    if any(n for each in bits.values() for width, n in each.items() if width != PLAIN):
+        raise SystemExit("rows processed together have other bits")
+    if any(row["different_texts"] for row in rows):
         raise SystemExit("the promise of equal texts is broken")
 
 

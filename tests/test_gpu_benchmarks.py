@@ -1,6 +1,7 @@
 """Arithmetic and result files of the GPU benchmarks, without running them at full size."""
 
 import copy
+import dataclasses
 import itertools
 import json
 from dataclasses import fields
@@ -178,6 +179,29 @@ def test_differing_rows_are_counted(monkeypatch):
 
     monkeypatch.setattr(script, "RowStep", Shifted)
     assert script.differing_rows(model, length=22) == {"no proposals": 0, "2": 1, "5": 1, "8": 1, "16": 1}
+
+
+def test_speed_behind_a_long_prompt_counts_what_follows_the_last_first_token(monkeypatch):
+    script = load_script("gpu_contexts", monkeypatch)
+    alone = [0.5] * 8 + [0.6] * 8 + [0.8] * 8
+    assert script.later_rate([alone]) == pytest.approx(16 / 0.3)
+    late = [0.6] * 8 + [0.8] * 8 + [0.9] * 8  # its first tokens arrive with others of the first
+    assert script.later_rate([alone, late]) == pytest.approx(16 / 0.2)
+
+
+@pytest.mark.slow
+def test_long_prompts_are_measured_at_small_sizes(monkeypatch, tmp_path):
+    script = load_script("gpu_contexts", monkeypatch)
+    sizes = dataclasses.replace(script.SMALL, prompts=(70,), batches=(2,))
+    monkeypatch.setattr(script, "SMALL", sizes)
+    monkeypatch.setattr("sys.argv", ["gpu_contexts.py", "--small", "--no-compile", "--out", str(tmp_path / "out.json")])
+    script.main()
+    found = json.loads((tmp_path / "out.json").read_text())
+    errors = found["logprobs, largest difference from float32"]["70"]
+    assert max(errors["glassgpt"], errors["transformers"]) < 1e-5
+    assert {row["system"] for row in found["rows"]} == {"glassgpt", "transformers"}
+    assert [row["unit"] for row in found["rows"][::2]] == ["ms", "tokens/s", "s"]
+    assert all(row["figure"] > 0 for row in found["rows"])
 
 
 def test_rows_can_have_absolute_targets(monkeypatch):

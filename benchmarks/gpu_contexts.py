@@ -1,0 +1,325 @@
+"""Long prompts on a GPU beside transformers, in one run: time to the first token, and tokens per second after it.
+
+A Llama of GPT-2's size (12 layers of 12 heads of 64, tied head) with a context of 8,192 and random weights in bfloat16; transformers
+loads the same weights, as the package exports them. Prompts are random, all different, and 256 tokens follow, greedily. In every
+round the systems take turns; calls that compile or capture do not count.
+
+First token: seconds from the call until every sequence has one (transformers: a call for one token). Tokens after it: those that
+arrive later than the first tokens of all sequences, until the first sequence ends, divided by the seconds between
+(transformers: the difference between calls for 256 tokens and one). Memory is what a system allocates beside the weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from cpu_parts.measure import compare
+from glassgpt.data import load_tokenizer
+from glassgpt.data.files import write_atomically
+from glassgpt.generation.bench import endless_tokenizer
+from glassgpt.generation.engine.engine import Engine
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.precision import to_bfloat16
+from glassgpt.interchange.huggingface import export_model
+from glassgpt.model.build import build_model
+from glassgpt.model.config import GPT2_VOCAB_SIZE, ModelConfig
+from glassgpt.model.transformer import LanguageModel
+
+RESULTS = Path(__file__).parent / "results" / "contexts-gpu.json"
+OURS, DEFAULT, STATIC = "glassgpt", "transformers", "transformers, static cache, compiled"
+GREEDY = GenerationOptions(temperature=0.0, top_p=1.0)
+SCORED_TOKENS, REPORTED = 8, 20
+"""Greedy tokens whose log-probabilities are compared with float32, and most probable tokens per position."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What to measure.
+
+    Attributes:
+        model: the model's shape.
+        prompts: tokens of the prompts.
+        compiled: those that transformers' compiled way is measured with, which compiles for each.
+        batches: batch sizes.
+        new_tokens: tokens that follow.
+        rounds: timed rounds.
+    """
+
+    model: ModelConfig
+    prompts: tuple[int, ...]
+    compiled: tuple[int, ...]
+    batches: tuple[int, ...]
+    new_tokens: int
+    rounds: int
+
+
+LLAMA = ModelConfig(
+    arch="llama", vocab_size=GPT2_VOCAB_SIZE, context_length=8192, n_layer=12, n_head=12, n_embd=768, n_inner=2048, bias=False
+)  # fmt: skip
+FULL = Sizes(LLAMA, (512, 1024, 2048, 4096, 8192 - 256), (1024, 8192 - 256), (1, 8), 256, 3)
+SMALL = Sizes(
+    replace(LLAMA, context_length=96, n_layer=2, n_head=2, n_embd=16, n_inner=32), (8, 70), (8,), (1, 2), 9, 1
+)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One timed call: seconds to the first token, tokens per second after it, seconds of the whole call, bytes of memory."""
+
+    first: float
+    later_rate: float
+    whole: float
+    memory: int
+
+
+def random_prompts(batch: int, length: int, seed: int) -> torch.Tensor:
+    """Return prompts (B, T) int64."""
+    return torch.randint(GPT2_VOCAB_SIZE, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+class Ours:
+    """An engine that is kept, so that graphs are captured once.
+
+    Args:
+        model: decodes.
+        batch: sequences at once.
+        capacity: tokens of a slot.
+        new_tokens: tokens of each text.
+
+    Attributes:
+        warm_ups: calls that do not count: a graph of a prompt's shape is captured when the shape occurs for the second time.
+    """
+
+    warm_ups = 3
+
+    def __init__(self, model: LanguageModel, batch: int, capacity: int, new_tokens: int) -> None:
+        self._allocated_before = allocated()
+        self._engine = Engine(model, endless_tokenizer(model), slots=batch, capacity=capacity)
+        self._options = replace(GREEDY, max_tokens=new_tokens, seed=0)
+
+    def __call__(self, prompts: torch.Tensor) -> Call:
+        """Generate, and time it."""
+        synchronize(reset_peak=True)
+        start = time.perf_counter()
+        arrived: dict[int, list[float]] = {
+            self._engine.submit(prompt, self._options): [] for prompt in prompts.tolist()
+        }
+        while not self._engine.is_idle:
+            for chunk in self._engine.step():
+                arrived[chunk.request].append(time.perf_counter() - start)
+        whole = time.perf_counter() - start
+        times = list(arrived.values())
+        return Call(max(each[0] for each in times), later_rate(times), whole, peak() - self._allocated_before)
+
+
+def later_rate(arrivals: list[list[float]]) -> float:
+    """Return tokens per second between the last sequence's first token and the first sequence's last.
+
+    Args:
+        arrivals: seconds at which each sequence's tokens arrived. Those of one launch arrive together, which is why tokens
+            within a millisecond of the start are left out.
+    """
+    begin, end = max(times[0] for times in arrivals) + 1e-3, min(times[-1] for times in arrivals)
+    last_before = max((at for times in arrivals for at in times if at <= begin), default=begin)
+    later = sum(begin < at <= end for times in arrivals for at in times)
+    return later / (end - last_before) if later else float("nan")
+
+
+class Theirs:
+    """transformers' `generate`.
+
+    Args:
+        model: the same weights.
+        new_tokens: tokens of each text.
+        how: arguments of `generate`.
+
+    Attributes:
+        warm_ups: calls that do not count.
+    """
+
+    warm_ups = 1
+
+    def __init__(self, model: Any, new_tokens: int, **how: Any) -> None:
+        self._model, self._new_tokens, self._how = model, new_tokens, how
+
+    def __call__(self, prompts: torch.Tensor) -> Call:
+        """Generate one token, then all of them."""
+        prompts, before = prompts.to(self._model.device), allocated()
+        first, whole = (timed(lambda n=n: self._generate(prompts, n)) for n in (1, self._new_tokens))
+        return Call(first, prompts.size(0) * (self._new_tokens - 1) / (whole - first), whole, peak() - before)
+
+    def _generate(self, prompts: torch.Tensor, new_tokens: int) -> None:
+        texts = self._model.generate(
+            prompts, attention_mask=torch.ones_like(prompts), do_sample=False, max_new_tokens=new_tokens,
+            min_new_tokens=new_tokens, pad_token_id=0, **self._how,
+        )  # fmt: skip
+        if texts.size(1) != prompts.size(1) + new_tokens:
+            raise SystemExit(f"transformers wrote {texts.size(1) - prompts.size(1)} tokens instead of {new_tokens}")
+
+
+def synchronize(*, reset_peak: bool = False) -> None:
+    """Wait for what is under way on the GPU."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        if reset_peak:
+            torch.cuda.reset_peak_memory_stats()
+
+
+def allocated() -> int:
+    """Return the bytes of memory in use on the GPU."""
+    return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+
+
+def peak() -> int:
+    """Return the most bytes in use on the GPU since the last reset."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+
+
+def timed(work: Callable[[], None]) -> float:
+    """Return the seconds of some work, to the end of what is under way on the GPU."""
+    synchronize(reset_peak=True)
+    start = time.perf_counter()
+    work()
+    synchronize()
+    return time.perf_counter() - start
+
+
+@torch.inference_mode()
+def logprob_errors(exact: LanguageModel, ours: LanguageModel, theirs: Any, length: int) -> dict[str, float]:
+    """Return the largest difference from float32 of the log-probabilities of the most probable tokens.
+
+    Args:
+        exact: in float32.
+        ours: decodes; the tokens are its greedy ones.
+        theirs: transformers' model.
+        length: of the prompt.
+    """
+    prompt, device = random_prompts(1, length, 99)[0].tolist(), next(exact.parameters()).device
+    tokenizer = endless_tokenizer(ours)
+    engine = Engine(ours, tokenizer, slots=1, capacity=length + SCORED_TOKENS)
+    request = engine.prepare(prompt, replace(GREEDY, max_tokens=SCORED_TOKENS, seed=0), logprobs=REPORTED)
+    engine.add(request)
+    scored = []
+    while not engine.is_idle:
+        scored += [chunk.logprobs for chunk in engine.step()]
+    tokens = torch.tensor([[*prompt, *(each.token for each in scored)]], device=device)
+    at = slice(length - 1, length - 1 + SCORED_TOKENS)
+    wanted = exact(tokens)[0, at].log_softmax(-1)
+    of_peer = theirs(tokens).logits[0, at].float().log_softmax(-1)
+    ids = torch.tensor([[token for token, _ in each.top] for each in scored], device=device)
+    found = torch.tensor([[logprob for _, logprob in each.top] for each in scored], device=device)
+    difference = wanted.gather(1, ids) - found
+    return {
+        OURS: float(difference.abs().max()),
+        DEFAULT: float((wanted - of_peer).gather(1, ids).abs().max()),
+        "greedy tokens that are also float32's": int((wanted.argmax(-1) == tokens[0, length:]).sum()),
+        "of": SCORED_TOKENS,
+    }
+
+
+def peer_of(model: LanguageModel) -> Any:
+    """Return transformers' model with the weights of ours, in the type and on the device of ours."""
+    parameter = next(model.parameters())
+    with tempfile.TemporaryDirectory() as folder:
+        export_model(model, load_tokenizer("gpt2"), Path(folder) / "exported")
+        peer = transformers.AutoModelForCausalLM.from_pretrained(
+            Path(folder) / "exported", dtype=parameter.dtype, attn_implementation="sdpa"
+        )
+    peer.generation_config.eos_token_id = None
+    return peer.eval().to(parameter.device)
+
+
+def measure(systems: dict[str, Ours | Theirs], batch: int, length: int, rounds: int) -> Iterator[Any]:
+    """Yield the rows of one batch size and prompt length."""
+    for system in systems.values():
+        for number in range(system.warm_ups):
+            system(random_prompts(batch, length, rounds + number))
+    kept: dict[str, list[Call]] = {name: [] for name in systems}
+    for number in range(rounds):
+        for name, system in systems.items():
+            kept[name].append(system(random_prompts(batch, length, number)))
+    part, peaks = f"batch {batch}, prompt of {length:,}", {name: each[-1].memory for name, each in kept.items()}
+    figures = {
+        "time to first token": ("ms", {name: [1e3 * call.first for call in each] for name, each in kept.items()}),
+        "tokens after it": ("tokens/s", {name: [call.later_rate for call in each] for name, each in kept.items()}),
+        "whole call": ("s", {name: [call.whole for call in each] for name, each in kept.items()}),
+    }
+    for what, (unit, values) in figures.items():
+        print(part, what, unit, {name: round(statistics.median(each), 2) for name, each in values.items()}, flush=True)
+        yield from ({**asdict(row), "memory_bytes": peaks[row.system]}
+                    for row in compare(f"{part}, {what}", unit, values, DEFAULT))  # fmt: skip
+
+
+def about(sizes: Sizes) -> dict[str, Any]:
+    """Return what the figures hold for."""
+    is_gpu = torch.cuda.is_available()
+    return {
+        "what": __doc__,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "command": "python benchmarks/gpu_contexts.py",
+        "hardware": {
+            "gpu": torch.cuda.get_device_name() if is_gpu else "none", "cpu_cores": len(os.sched_getaffinity(0)),
+        },
+        "versions": {
+            "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
+        },
+        "settings": asdict(sizes),
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Measure, and write the file after each part."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--small", action="store_true", help="tiny sizes, to try the script")
+    parser.add_argument("--no-compile", action="store_true", help="leave out transformers' compiled way")
+    parser.add_argument(
+        "--only-compile", action="store_true", help="measure only what includes transformers' compiled way"
+    )
+    chosen = parser.parse_args()
+    sizes = SMALL if chosen.small else FULL
+    result: dict[str, Any] = {**about(sizes), "logprobs, largest difference from float32": {}, "rows": []}
+
+    def save() -> None:
+        write_atomically(chosen.out, (json.dumps(result, indent=2) + "\n").encode())
+
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    exact = build_model(sizes.model).eval().to(device)
+    model = to_bfloat16(exact) if device == "cuda" else exact
+    peer = peer_of(model)
+    for length in sizes.prompts:
+        errors = logprob_errors(exact, model, peer, length)
+        result["logprobs, largest difference from float32"][str(length)] = errors
+        print(length, errors, flush=True)
+        save()
+    points = [] if chosen.only_compile else [(batch, length, ()) for batch in sizes.batches for length in sizes.prompts]
+    if not chosen.no_compile:
+        points += [(1, length, (STATIC,)) for length in sizes.compiled]
+    for batch, length, more in points:
+        systems: dict[str, Ours | Theirs] = {
+            DEFAULT: Theirs(peer, sizes.new_tokens),
+            OURS: Ours(model, batch, length + sizes.new_tokens, sizes.new_tokens),
+            **{name: Theirs(peer, sizes.new_tokens, cache_implementation="static") for name in more},
+        }
+        rows = list(measure(systems, batch, length, sizes.rounds))
+        result["rows"] += rows if not more else [{**row, "part": f"{row['part']}, compiled"} for row in rows]
+        save()
+
+
+if __name__ == "__main__":
+    main()
