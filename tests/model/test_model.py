@@ -101,7 +101,8 @@ def test_queries_behind_cached_keys_need_no_mask_on_a_gpu(n_queries, monkeypatch
     wanted = attend_readable(q, k, v, None, 0.0)
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
     monkeypatch.setattr("glassgpt.model.attention.causal_mask", None)
-    torch.testing.assert_close(attend(q, k, v, None, 0.0), wanted, rtol=1e-5, atol=1e-6)
+    found = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), None, 0.0)
+    torch.testing.assert_close(found.float(), wanted, rtol=0.03, atol=0.03)
 
 
 def test_window_masks_older_positions():

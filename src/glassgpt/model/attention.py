@@ -98,7 +98,7 @@ def attend(
     if mask is None and not is_causal and (narrow or n_queries > 1):
         # PyTorch's is_causal puts the diagonal at the top left; queries behind cached keys need it at the bottom right.
         # FlashAttention knows that as well, and then reads no mask; cuDNN would make a plan for each number of keys.
-        is_flash = q.is_cuda and not narrow
+        is_flash = q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and not narrow
         mask = (
             causal_lower_right(n_queries, n_keys)
             if is_flash
