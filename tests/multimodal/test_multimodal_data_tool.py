@@ -127,6 +127,27 @@ def test_pictures_named_by_their_characters_add_what_differs_wherever_it_is_draw
     ]  # fmt: skip  # the hand is the same as the package's, elsewhere and twice as large; its skin tone was not asked for
 
 
+def test_variations_of_vectors_are_drawings_of_emoji_that_the_vendor_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["emoji_vectors"], "_renderer", lambda: lambda **given: given["svg_string"].encode())
+    vectors = tmp_path / "svg"
+    vectors.mkdir()
+    with pytest.raises(SystemExit):
+        emoji_rows(tmp_path / "none", "--vectors", str(vectors))
+    with pytest.raises(SystemExit):
+        emoji_rows(tmp_path / "few", "--vectors", str(vectors), "--variations", "0")
+    for code in ("2764_fe0f", "1f34f"):  # the second has no name
+        (vectors / f"emoji_u{code}.svg").write_text(
+            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><circle r="3"/></svg>'
+        )
+    train, test = emoji_rows(tmp_path, "--vectors", str(vectors), "--variations", "2")
+    added = [row for row in train if "vectors" in row["image"]]
+    assert [(row["image"], row["text"], row["group"]) for row in added if row["language"] == "en"] == [
+        (f"vectors/emoji_u2764_fe0f-{number}.png", " red heart", "Food") for number in range(2)
+    ]
+    assert len(added) == 4
+    assert not [row for row in test if "vectors" in row["image"]]
+
+
 def test_files_of_flags_are_named_by_region():
     emoji_data = sys.modules["emoji_data"]
     assert emoji_data.flag_emoji("KR") == "🇰🇷"
