@@ -8,6 +8,7 @@ and after it. `Muon` is the readable reference implementation; both run the same
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
@@ -146,13 +147,18 @@ class CapturedUpdate(BatchUpdate):
         self._replay_finish()
 
     def _captured(self, function: Callable[[], T]) -> Callable[[], T]:
-        """Capture a function; return it as it is if memory runs out.
+        """Capture a function; return it as it is, with a warning, if that fails, for which memory is the usual reason.
 
         A graph has memory of its own, and while one is captured PyTorch does not free what it keeps unused elsewhere.
+        Capturing runs nothing, so nothing was changed.
         """
         try:
             return self._capture(function)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:  # also torch.OutOfMemoryError
+            reason = str(error).partition("\n")[0]
+            warnings.warn(
+                f"Muon's update runs without a CUDA graph, because it was not captured: {reason}", stacklevel=2
+            )
             return function
 
     def _directions(self) -> Tensor:
