@@ -48,7 +48,7 @@ SCORED_TOKENS, REPORTED = 8, 20
 
 @dataclass(frozen=True)
 class Sizes:
-    """What to measure.
+    """Choices of what is measured.
 
     Attributes:
         model: the model's shape.

@@ -6,7 +6,7 @@
 
 `--base` trains the common checkpoint; other processes compile meanwhile and wait for it. Each variant then continues it
 with the batches of each seed while the rate falls to zero, validates on the whole text, and writes its result after each
-seed; a process that is started again goes on behind the last one. The differences from `off` at equal seeds are reported
+seed; a process that is started again continues behind the last one. The differences from `off` at equal seeds are reported
 with a 95 % interval. `other` is bf16 with other micro-batches: its difference from `off` is the noise of rounding alone.
 """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MAX_LINES = 2_500
+MAX_LINES = 2_520
 
 spec = importlib.util.spec_from_file_location("reading", ROOT / "tools" / "reading.py")
 reading = importlib.util.module_from_spec(spec)

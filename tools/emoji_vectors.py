@@ -24,7 +24,7 @@ SVG, HREF = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 SHAPES = {f"{SVG}{name}" for name in ("path", "ellipse", "polygon", "rect", "circle", "line", "polyline")}
 DEFINITIONS = {f"{SVG}{name}" for name in ("defs", "clipPath", "mask", "linearGradient", "radialGradient")}
 SIZE = 64
-"""Of the pictures, in pixels."""
+"""Side of the pictures, in pixels."""
 FLAT, WITHOUT_DETAILS, OUTLINED, THICKENED = 0.7, 0.6, 0.2, 0.2
 """Shares of the variations without gradients, details left out, dark outlines, and outlines in the color of each part."""
 DETAIL, WIDTH = 0.012, (0.008, 0.031)
@@ -37,7 +37,7 @@ Box = tuple[float, float, float, float]
 
 
 class Variation(NamedTuple):
-    """How a drawing is varied.
+    """Changes of a drawing.
 
     Attributes:
         flat: gradients become their mean color.

@@ -61,7 +61,7 @@ Run = Annotated[Path, Parameter(help=RUN_HELP, converter=parse_run)]
 Checkpoint = Annotated[str, Parameter(help="Checkpoint or snapshot to load: best, latest or step-NNNNNN.")]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Parameter(help="Device to run on.")]
 Precision = Literal["auto", "float32", "bfloat16", "int8", "fp8", "fp8-kv"]
-"""That of `generation.precision`, which loads torch."""
+"""The same names as in `generation.precision`, which loads torch."""
 PresetOption = Annotated[
     str | None,
     Parameter(help="Generation preset (chat, code, creative, technical) or a TOML file; options override its values."),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 E4M3 = torch.float8_e4m3fn
 LARGEST_EXPONENT = 8
-"""Of E4M3's numbers: the largest, 448, is 1.75 · 2**8."""
+"""Exponent of the largest number, 448 = 1.75 · 2**8."""
 BIAS = 127
 CARRY = 0x1FFFFF
 """Added to the bits of a float32, this carries into the exponent exactly if the mantissa exceeds 1.75."""

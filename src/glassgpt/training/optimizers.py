@@ -50,14 +50,8 @@ def build_optimizers(
 ) -> Optimizers:
     """Return the optimizers of a model. `set_learning_rate` must be called before each step.
 
-    AdamW is PyTorch's with its fused kernel: one pass over memory instead of a dozen.
-
-    Args:
-        model: on its device.
-        config: the configuration.
-        dist: the processes that train together.
-        compiled: whether the updates are compiled.
-        cpu_bfloat16: whether a CPU computes Muon's products in bfloat16.
+    AdamW is PyTorch's with its fused kernel: one pass over memory instead of a dozen. `compiled` and `cpu_bfloat16` choose
+    the kind of Muon; see `build_muon`.
     """
     groups = parameter_groups(model, config)
     built: Optimizers = []

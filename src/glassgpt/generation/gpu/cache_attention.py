@@ -106,8 +106,7 @@ class SingleAttention(RowAttention):
 
     def __call__(self, layer: int, qkv: Tensor, attended: Tensor, width: int) -> None:
         """See `RowAttention`; `width` must be 1."""
-        if width != 1:
-            raise ValueError(f"width is {width}; this kernel has one row per slot")
+        assert width == 1
         self._launch(attention_kernel, layer, qkv, attended, qkv.size(0))
 
 

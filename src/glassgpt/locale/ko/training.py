@@ -51,6 +51,7 @@ MESSAGES = {
     "train.fp8 trains all weights, and some of this model are frozen; set train.fp8 to off": "train.fp8은 모든 가중치를 학습하는데 이 모델에는 고정된 가중치가 있습니다. train.fp8을 off로 하세요",
     "train.fp8 does not know the head of {}; set train.fp8 to off": "{0}의 헤드는 train.fp8이 모르는 형태입니다. train.fp8을 off로 하세요",
     "train.fp8 {} cannot be combined with conversations; set it to off": "train.fp8 {0}은(는) 대화와 함께 쓸 수 없습니다. off로 하세요",
+    "Muon's update runs without a CUDA graph, because it was not captured: {}": "Muon의 갱신을 CUDA 그래프로 기록하지 못해 그래프 없이 실행합니다: {0}",
     "train.fp8 {} cannot be combined with preference.data; set it to off": "train.fp8 {0}은(는) preference.data와 함께 쓸 수 없습니다. off로 하세요",
     "train.fp8 {} cannot be combined with pictures and sound; set it to off": "train.fp8 {0}은(는) 그림·소리와 함께 쓸 수 없습니다. off로 하세요",
     # checkpoints and run folders
