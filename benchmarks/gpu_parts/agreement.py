@@ -26,6 +26,7 @@ from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import to_bfloat16
 from glassgpt.generation.processors.pipeline import build_processors
 from glassgpt.model.cache import KVCache
+from glassgpt.model.fp8_cache import Fp8Storage
 from glassgpt.model.transformer import LanguageModel
 
 SAMPLING_SETTINGS: tuple[dict[str, Any], ...] = (
@@ -90,8 +91,13 @@ class Stepping:
     """
 
     def __init__(self, model: LanguageModel, slots: int) -> None:
-        self._cache = _cache(model, slots)
-        self._state = SlotState(slots, model.config.vocab_size, self._cache.keys.device)
+        device = next(model.parameters()).device
+        self._cache = (
+            Fp8Storage(model.config, slots, model.config.context_length, device=device)
+            if model.fp8_cache
+            else _cache(model, slots)
+        )
+        self._state = SlotState(slots, model.config.vocab_size, device)
         self._step = FusedStep(model, self._cache, self._state, model.config.vocab_size)
 
     def feed(self, tokens: Tensor, position: int) -> Tensor:
@@ -108,8 +114,7 @@ class Stepping:
 
 
 def _cache(model: LanguageModel, rows: int) -> KVCache:
-    parameter = next(model.parameters())
-    return KVCache(model.config, rows, model.config.context_length, dtype=parameter.dtype, device=parameter.device)
+    return model.new_cache(rows)
 
 
 def _tokens(model: LanguageModel, rows: int, tokens: int) -> Tensor:

@@ -179,6 +179,13 @@ def test_cache_in_8_bits_equals_the_rounded_cache(shape, keys, long_context, mon
     assert (logits - exact).abs().max() > 1e-3  # the comparison could have failed
 
 
+def test_products_in_8_bits_use_one_instruction_for_every_number_of_rows():
+    """Hopper's instruction for four warps and 64 rows takes the columns in another order, so bits would depend on the batch."""
+    for table in tiles.FP8_TILE_TABLES.values():
+        assert all(each.rows < 64 or each.warps < 4 for each in (table.head, table.whole, table.short, table.long))
+        assert all(each.depth % 32 == 0 for each in (table.head, table.whole, table.short, table.long))
+
+
 @SOME_SHAPES
 @torch.inference_mode()
 def test_several_rows_of_a_slot_have_the_bits_of_single_steps(shape):

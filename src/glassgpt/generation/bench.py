@@ -166,7 +166,7 @@ def _measure(
         capacity=min(load.prompt_tokens + load.new_tokens, model.config.context_length),
     )
     seeds = range(WARM_UPS + load.rounds)
-    rounds = [_round(engine, model.config.vocab_size, batch, load, seed, on_tokens) for seed in seeds]
+    rounds = [time_round(engine, model.config.vocab_size, batch, load, seed, on_tokens) for seed in seeds]
     first, last = zip(*rounds[WARM_UPS:], strict=True)
     rates = [batch * load.new_tokens / seconds for seconds in last]
     token = statistics.median((b - a) / (load.new_tokens - 1) for a, b in zip(first, last, strict=True))
@@ -181,7 +181,7 @@ def _measure(
     )
 
 
-def _round(
+def time_round(
     engine: Engine,
     vocab_size: int,
     batch: int,

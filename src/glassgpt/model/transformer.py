@@ -42,8 +42,7 @@ class LanguageModel(nn.Module, ABC):
         blocks: the residual blocks.
         norm: the final normalization.
         quantized: by parameter name, the integers of matrices that were loaded as such; see `quantized.py`.
-        fp8_weights: whether its matrices were rounded to 8 bits, which the GPU's kernels then read; see `e4m3.py`.
-        fp8_cache: whether its caches are to keep keys and values in 8 bits; see `fp8_cache.py`.
+        fp8_weights, fp8_cache: whether matrices, and keys and values in caches, are rounded to 8 bits; see `e4m3.py`.
     """
 
     blocks: nn.ModuleList
