@@ -15,9 +15,10 @@ from decoded_sequences import numbers, outputs, random_model
 
 from glassgpt.cli import shared
 from glassgpt.errors import GenerationError
-from glassgpt.generation.gpu import cache_attention, graphs, sampler, tiles
+from glassgpt.generation.gpu import cache_attention, graphs, rounded_slots, sampler, tiles
 from glassgpt.generation.gpu.graphs import GraphDecoder
 from glassgpt.generation.gpu.kernels.common import round_vectors
+from glassgpt.generation.gpu.rounded_slots import RoundedSlots
 from glassgpt.generation.gpu.row_step import RowStep
 from glassgpt.generation.gpu.slots import SlotState
 from glassgpt.generation.gpu.step import FusedStep
@@ -206,12 +207,13 @@ def test_several_rows_of_a_slot_have_the_bits_of_single_steps(shape):
     assert torch.equal(again.value_exponents, cache.value_exponents)
 
 
-@torch.inference_mode()
-def test_slots_are_rounded_when_inserted_and_copied_as_they_are():
+@pytest.mark.parametrize("kind", [Fp8Storage, RoundedSlots])
+def test_slots_are_rounded_when_inserted_and_copied_as_they_are(kind, monkeypatch):
+    monkeypatch.setattr(rounded_slots, "BLOCK_TOKENS", 4)
     source = KVCache(GPT2, 3, 6)
     for each in (source.keys, source.values):
         each.normal_()
-    storage = Fp8Storage(GPT2, 4, 8)
+    storage = kind(GPT2, 4, 8)
     storage.copy_slots([2, 0], source, [0, 2], [5, 3])
     storage.copy_slot(3, storage, 2, 8)
     for values, exponents, wanted in (
@@ -220,6 +222,8 @@ def test_slots_are_rounded_when_inserted_and_copied_as_they_are():
         found = values.float() * 2.0 ** (exponents.float() - 127)[..., None]
         for slot, source_slot, length in ((2, 0, 5), (3, 0, 5), (0, 2, 3)):
             assert torch.equal(found[:, slot, :, :length], round_to_e4m3(wanted[:, source_slot, :, :length]))
+        if kind is RoundedSlots:
+            assert not exponents[:, [0, 2, 3], :, 5:].any()  # nothing is written behind a sequence
 
 
 sequence_of = partial(numbers, V)

@@ -20,6 +20,7 @@ from glassgpt.generation.engine.interfaces import Prefill
 from glassgpt.generation.engine.sequence import SequenceState
 from glassgpt.generation.gpu.kernels.common import NAN_TOKEN
 from glassgpt.generation.gpu.prompt_graphs import PromptGraphs
+from glassgpt.generation.gpu.rounded_slots import RoundedSlots
 from glassgpt.generation.gpu.sampler import SamplingLimits
 from glassgpt.generation.gpu.shapes import graph_batch_size
 from glassgpt.generation.gpu.slots import SlotState
@@ -27,7 +28,7 @@ from glassgpt.generation.gpu.step import FusedStep
 from glassgpt.generation.processors.custom import CustomProcessor
 from glassgpt.generation.processors.temperature import SAFE_TEMPERATURE
 from glassgpt.model.cache import KVCache
-from glassgpt.model.fp8_cache import CacheSlots, Fp8Storage
+from glassgpt.model.fp8_cache import CacheSlots
 from glassgpt.model.transformer import LanguageModel
 
 STEPS_PER_LAUNCH = 8
@@ -98,7 +99,7 @@ class GraphDecoder:
         self._device = parameter.device
         n_slots = graph_batch_size(slots)
         self._cache: CacheSlots = (
-            Fp8Storage(model.config, n_slots, capacity, device=self._device)
+            RoundedSlots(model.config, n_slots, capacity, device=self._device)
             if model.fp8_cache
             else KVCache(model.config, n_slots, capacity, dtype=parameter.dtype, device=self._device)
         )
