@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glassgpt.errors import ConfigError
+from glassgpt.model import attention
 from glassgpt.model.accounting import count_parameters, flops_per_token, parameter_table
 from glassgpt.model.attention import attend, attend_readable, attention_weights, causal_mask
+from glassgpt.model.behind_keys import can_attend_without_mask
 from glassgpt.model.build import build_model, build_uninitialized, meta_model
 from glassgpt.model.cache import KVCache
 from glassgpt.model.config import ModelConfig
@@ -94,15 +96,35 @@ def test_attend_equals_attend_readable(n_queries, kv_heads, masking):
     torch.testing.assert_close(fast, readable, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("n_queries", [2, 9])
-def test_queries_behind_cached_keys_need_no_mask_on_a_gpu(n_queries, monkeypatch):
+@pytest.mark.parametrize(("n_queries", "kv_heads"), [(2, 4), (5, 2), (1, 4), (9, 4)])
+def test_queries_behind_cached_keys_need_no_mask_on_a_gpu(n_queries, kv_heads, monkeypatch):
+    """FlashAttention's operator as PyTorch documents it: the causal border is at the bottom right."""
+    from torch.nn.attention.bias import causal_lower_right
+
+    def flash(q, k, v, dropout):
+        called.append(q.size(2))
+        return torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, causal_lower_right(q.size(2), k.size(2)), dropout, enable_gqa=True
+        )
+
+    called = []
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(2, 4, n, 4, generator=generator) for n in (n_queries, 9, 9))
-    wanted = attend_readable(q, k, v, None, 0.0)
-    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
-    monkeypatch.setattr("glassgpt.model.attention.causal_mask", None)
-    found = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), None, 0.0)
-    torch.testing.assert_close(found.float(), wanted, rtol=0.03, atol=0.03)
+    q, (k, v) = (
+        torch.randn(2, 4, n_queries, 8, generator=generator),
+        torch.randn(2, 2, kv_heads, 9, 8, generator=generator),
+    )
+    monkeypatch.setattr(attention, "can_attend_without_mask", lambda *_: True)
+    monkeypatch.setattr(attention, "attend_without_mask", flash)
+    for window in (0, 3):  # a window needs its mask
+        found = attend(q, k, v, None, 0.0, window)
+        torch.testing.assert_close(found, attend_readable(q, k, v, None, 0.0, window), rtol=1e-5, atol=1e-6)
+    assert called == ([n_queries] if 1 < n_queries < 9 else [])
+
+
+def test_only_16_bits_on_a_gpu_are_left_to_flash_attention():
+    q = torch.randn(1, 2, 3, 8)
+    for dtype in (torch.float32, torch.bfloat16):
+        assert not can_attend_without_mask(q.to(dtype), q.to(dtype), q.to(dtype), 0.0)
 
 
 def test_window_masks_older_positions():

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.types import Device
 
-from glassgpt.model.single_query import flash_bias, single_query_kernels
+from glassgpt.model.behind_keys import attend_without_mask, can_attend_without_mask
+from glassgpt.model.single_query import single_query_kernels
 from glassgpt.model.window_chunks import chunks_in_reach
 
 
@@ -96,8 +97,9 @@ def attend(
     is_causal = mask is None and not narrow and n_queries == n_keys and n_queries > 1
     if mask is None and not is_causal and (narrow or n_queries > 1):
         # PyTorch's is_causal puts the diagonal at the top left; queries behind cached keys need it at the bottom right.
-        mask = None if narrow else flash_bias(q, n_keys)
-        mask = causal_mask(n_queries, n_keys, q.device, window, sinks) if mask is None else mask
+        if not narrow and can_attend_without_mask(q, k, v, dropout):
+            return attend_without_mask(q, k, v, dropout)
+        mask = causal_mask(n_queries, n_keys, q.device, window, sinks)
     # Neither a mask nor is_causal: a single query, the last position, which may attend to everything.
     with single_query_kernels(q):
         return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal, enable_gqa=q.size(1) != k.size(1))

@@ -1,10 +1,9 @@
-"""Kernels of attention on a GPU for queries behind cached keys: a single one that is decoded, or a chunk of a prompt."""
+"""Kernels of attention for a single query per sequence: a token that is decoded behind cached keys."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
-import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -21,19 +20,3 @@ def single_query_kernels(q: Tensor) -> AbstractContextManager[object]:
         q: (B, H, T, D) queries.
     """
     return sdpa_kernel(list(WITHOUT_CUDNN)) if q.is_cuda and q.size(2) == 1 else nullcontext()
-
-
-def flash_bias(q: Tensor, n_keys: int) -> Tensor | None:
-    """Return a causal mask that FlashAttention applies without reading one, its diagonal at the bottom right; None if it cannot.
-
-    cuDNN would make a plan for each number of keys here, too.
-
-    Args:
-        q: (B, H, T, D) queries, the last of `n_keys` positions.
-        n_keys: S.
-    """
-    if not q.is_cuda or q.dtype not in (torch.bfloat16, torch.float16):
-        return None
-    from torch.nn.attention.bias import causal_lower_right  # imports the compiler
-
-    return causal_lower_right(q.size(2), n_keys)
