@@ -227,6 +227,18 @@ def test_copy_slots_equals_copying_one_by_one(model):
     torch.testing.assert_close(model(more, together)[3:, 0], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_copying_successive_slots_of_one_length_equals_copying_one_by_one(model):
+    source = model.new_cache(3, 12)
+    model(random_tokens(model)[:, :12], source)
+    together, alone = (model.new_cache(4, 16) for _ in range(2))
+    together.copy_slots([2, 3], source, [0, 1], [7, 7])
+    for slot, source_slot in ((2, 0), (3, 1)):
+        alone.copy_slot(slot, source, source_slot, 7)
+    assert together.lengths == alone.lengths == (0, 0, 7, 7)
+    assert torch.equal(together.keys, alone.keys)
+    assert torch.equal(together.values, alone.values)
+
+
 def test_copying_zero_tokens_empties_a_slot(model):
     cache = model.new_cache(2, 4)
     model(random_tokens(model)[:2, :3], cache)

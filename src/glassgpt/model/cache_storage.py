@@ -125,6 +125,13 @@ class CacheStorage:
         self, slots: Sequence[int], source: CacheStorage, source_slots: Sequence[int], lengths: Sequence[int]
     ) -> None:
         """Copy several slots at once: the first `lengths[i]` tokens of `source_slots[i]` into `slots[i]`."""
+        if _is_range(slots) and _is_range(source_slots) and len(set(lengths)) == 1:
+            # As in a batch of prompts of one length: two kernel launches.
+            here, there = slice(slots[0], slots[-1] + 1), slice(source_slots[0], source_slots[-1] + 1)
+            self._keys[:, here, :, : lengths[0]] = source._keys[:, there, :, : lengths[0]]
+            self._values[:, here, :, : lengths[0]] = source._values[:, there, :, : lengths[0]]
+            self._lengths[here] = lengths[0]
+            return
         if len(slots) <= 2 * self._keys.size(0):  # fewer copies this way, and each costs a kernel launch
             for slot, source_slot, length in zip(slots, source_slots, lengths, strict=True):
                 self.copy_slot(slot, source, source_slot, length)
@@ -138,3 +145,7 @@ class CacheStorage:
         for layer in range(self._keys.size(0)):  # layer by layer: the gathered copy is temporary memory
             self._keys[layer, here, :, :longest] = source._keys[layer, there, :, :longest]
             self._values[layer, here, :, :longest] = source._values[layer, there, :, :longest]
+
+
+def _is_range(slots: Sequence[int]) -> bool:
+    return list(slots) == list(range(slots[0], slots[0] + len(slots)))
