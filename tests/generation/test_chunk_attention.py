@@ -148,11 +148,3 @@ def test_very_long_contexts_have_longer_chunks():
     assert [tiles.attention_chunk_keys(256, length) for length in (2048, 8192, 32_768, 32_769, 131_072)] == [
         512, 512, 512, 1024, 2048
     ]  # fmt: skip
-
-
-def test_one_row_per_slot_is_all_that_the_single_kernel_takes():
-    model = random_model(dataclasses.replace(GPT2, context_length=8))
-    step = FusedStep(model, KVCache(model.config, 2, 8), SlotState(2, V, CPU), V)
-    step.width = 2
-    with pytest.raises(ValueError, match="width is 2"):
-        step.feed(2)
