@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import operator
 from functools import partial
 
 import pytest
@@ -17,9 +18,9 @@ from glassgpt.cli import shared
 from glassgpt.errors import GenerationError
 from glassgpt.generation.gpu import cache_attention, graphs, rounded_slots, sampler, tiles
 from glassgpt.generation.gpu.graphs import GraphDecoder
-from glassgpt.generation.gpu.kernels.common import round_vectors
+from glassgpt.generation.gpu.kernels.common import E4M3_TO_BFLOAT16, round_vectors
 from glassgpt.generation.gpu.rounded_slots import RoundedSlots
-from glassgpt.generation.gpu.row_step import RowStep
+from glassgpt.generation.gpu.row_step import RowStep, max_width
 from glassgpt.generation.gpu.slots import SlotState
 from glassgpt.generation.gpu.step import FusedStep
 from glassgpt.generation.precision import Precision, fp8_matrices, prepare_for_decoding, to_fp8
@@ -115,6 +116,46 @@ def test_kernel_rounds_as_pytorch_does():
     assert torch.equal(values.float(), wanted.values.float())
 
 
+def run_assembly(text, word):
+    """Run the instructions of `E4M3_TO_BFLOAT16` on a register, by the definitions in the PTX manual; return both results."""
+    registers = {"$2": word}
+
+    def value(name):
+        return registers[name] if name in registers else int(name, 0)
+
+    for line in text.strip("{} \n").split(";"):
+        name, _, operands = line.strip().partition(" ")
+        target, *sources = operands.split(", ")
+        if name in ("", ".reg"):
+            continue
+        a, *more = map(value, sources)
+        if name == "prmt.b32":  # one hexadecimal digit for each byte of the result, the lowest first
+            pair = (a | more[0] << 32).to_bytes(8, "little")
+            found = int.from_bytes(bytes(pair[more[1] >> 4 * i & 7] for i in range(4)), "little")
+        elif name == "lop3.b32":  # the last number is the truth table
+            bits = (((a >> i & 1) << 2 | (more[0] >> i & 1) << 1 | (more[1] >> i & 1), i) for i in range(32))
+            found = sum((more[2] >> case & 1) << i for case, i in bits)
+        elif name == "mul.rn.bf16x2":
+            numbers = [torch.tensor([x & 0xFFFF, x >> 16], dtype=torch.uint16).view(torch.bfloat16) for x in (a, *more)]
+            low, high = (numbers[0].double() * numbers[1].double()).bfloat16().view(torch.uint16).tolist()
+            found = low | high << 16
+        else:
+            found = {"mov.b32": operator.pos, "shr.b32": operator.rshift, "and.b32": operator.and_}[name](a, *more)
+        registers[target] = found
+    return registers["$0"], registers["$1"]
+
+
+def test_assembly_converts_every_number_exactly():
+    """Triton's interpreter runs no assembly. NaN, which the kernels never load (`convert`), becomes 480."""
+    for first in range(0, 256, 4):
+        numbers = torch.arange(first, first + 4, dtype=torch.uint8)
+        words = run_assembly(E4M3_TO_BFLOAT16.value, int.from_bytes(bytes(numbers.tolist()), "little"))
+        found = torch.tensor([half for word in words for half in (word & 0xFFFF, word >> 16)], dtype=torch.uint16)
+        wanted = numbers.view(torch.float8_e4m3fn).bfloat16()
+        wanted = torch.where(wanted.isnan(), torch.where(numbers > 127, -480.0, 480.0).bfloat16(), wanted)
+        assert torch.equal(found, wanted.view(torch.uint16))
+
+
 @ALL_SHAPES
 def test_rounds_the_matrices_and_nothing_else(shape):
     model = random_model(SHAPES[shape])
@@ -205,6 +246,18 @@ def test_several_rows_of_a_slot_have_the_bits_of_single_steps(shape):
     assert torch.equal(several.logits.view(2, 3, -1), wanted[2:].transpose(0, 1))
     assert torch.equal(again.keys.float(), cache.keys.float())
     assert torch.equal(again.value_exponents, cache.value_exponents)
+
+
+@torch.inference_mode()
+def test_a_slot_has_no_more_rows_than_share_a_tile_of_queries():
+    """Attention would leave out the rows beyond, whose logits would be of old memory."""
+    config = dataclasses.replace(SHAPES["llama"], n_head=12)
+    assert max_width(config) == 1
+    assert max_width(SHAPES["llama"]) == 5
+    several = RowStep(fp8_model(SHAPES["llama"]), KVCache(SHAPES["llama"], 1, 8), SlotState(6, V, CPU), V)
+    several.width = 6
+    with pytest.raises(AssertionError):
+        several.feed(6)
 
 
 @pytest.mark.parametrize("kind", [Fp8Storage, RoundedSlots])

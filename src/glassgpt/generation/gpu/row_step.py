@@ -12,6 +12,11 @@ class RowStep(FusedStep):
 
     _has_several_rows = True
 
+    def feed(self, rows: int) -> None:
+        """See `FusedStep`. `width` must be at most `max_width`: attention would leave out the rows beyond."""
+        assert self.width <= max_width(self._config)
+        super().feed(rows)
+
 
 def max_width(config: ModelConfig) -> int:
     """Return the most rows that a slot may have in a step: as many as share a tile of attention's queries."""

@@ -347,8 +347,9 @@ def _attend_to_block(
     key1, key2 = tl.load(key_rows + key_at, is_key, 0.0), tl.load(key_rows + key_at + HEAD_DIM // 2, is_key, 0.0)
     value1 = tl.load(value_rows + value_at, is_value, 0.0)
     value2 = tl.load(value_rows + value_at + HEAD_DIM // 2, is_value, 0.0)
-    scores = tl.dot(q1, key1.to(q1.dtype), input_precision="ieee")
-    scores = tl.dot(q2, key2.to(q2.dtype), scores, input_precision="ieee")
+    BY_ASSEMBLY: tl.constexpr = OVERLAP and IN_FP8
+    scores = tl.dot(q1, convert(key1, q1, BY_ASSEMBLY, True), input_precision="ieee")
+    scores = tl.dot(q2, convert(key2, q2, BY_ASSEMBLY, True), scores, input_precision="ieee")
     if IN_FP8:
         scores *= power_of_two(tl.load(key_scales + s, is_loaded, 0))[None, :]
     scores = tl.where(visible, scores * scale, float("-inf"))
@@ -359,8 +360,8 @@ def _attend_to_block(
     weights = weights.to(q1.dtype)
     if IN_FP8:
         weights = (weights.to(tl.float32) * power_of_two(tl.load(value_scales + s, is_loaded, 0))[None, :]).to(q1.dtype)
-    o1 = tl.dot(weights, convert(value1, q1, OVERLAP and IN_FP8), o1 * rescale[:, None], input_precision="ieee")
-    o2 = tl.dot(weights, convert(value2, q1, OVERLAP and IN_FP8), o2 * rescale[:, None], input_precision="ieee")
+    o1 = tl.dot(weights, convert(value1, q1, BY_ASSEMBLY, False), o1 * rescale[:, None], input_precision="ieee")
+    o2 = tl.dot(weights, convert(value2, q1, BY_ASSEMBLY, False), o2 * rescale[:, None], input_precision="ieee")
     return new_max, total, o1, o2
 
 

@@ -66,37 +66,42 @@ def power_of_two(exponents):
     return (exponents.to(tl.int32) << 23).to(tl.float32, bitcast=True)
 
 
-_E4M3_TO_BFLOAT16: tl.constexpr = tl.constexpr(
+E4M3_TO_BFLOAT16: tl.constexpr = tl.constexpr(
     """{
-    .reg .b16 low, high, h0, h1, h2, h3;
-    .reg .b32 first, second;
-    .reg .f32 f0, f1, f2, f3;
-    mov.b32 {low, high}, $2;
-    cvt.rn.f16x2.e4m3x2 first, low;
-    cvt.rn.f16x2.e4m3x2 second, high;
-    mov.b32 {h0, h1}, first;
-    mov.b32 {h2, h3}, second;
-    cvt.f32.f16 f0, h0;
-    cvt.f32.f16 f1, h1;
-    cvt.f32.f16 f2, h2;
-    cvt.f32.f16 f3, h3;
-    cvt.rn.bf16x2.f32 $0, f1, f0;
-    cvt.rn.bf16x2.f32 $1, f3, f2;
+    .reg .b32 a, b, c, d, scale;
+    mov.b32 scale, 0x7b807b80;
+    prmt.b32 a, $2, 0, 0x1404;
+    prmt.b32 b, $2, 0, 0x3424;
+    shr.b32 c, a, 4;
+    shr.b32 d, b, 4;
+    and.b32 c, c, 0x07f007f0;
+    and.b32 d, d, 0x07f007f0;
+    lop3.b32 a, a, 0x80008000, c, 0xea;
+    lop3.b32 b, b, 0x80008000, d, 0xea;
+    mul.rn.bf16x2 $0, a, scale;
+    mul.rn.bf16x2 $1, b, scale;
     }"""
 )
-"""Four numbers in a register, which become two registers of two."""
+"""Four E4M3 numbers in a register, which become two registers of two numbers.
+
+The last 7 bits of each are moved to where bfloat16 has 4 of its 8 bits of exponent, and 3 of mantissa. That is the number times
+2**-120, subnormal numbers included. NaN becomes 480, which hides none: prompts are processed with the matrices in bfloat16,
+and a new token attends to its own NaN. The compiler's conversion (Triton 3.6) takes one `F2F.BF16.F16` for each number, and
+products with it were slower than in bfloat16 (docs/log.md).
+"""
 
 
 @triton.jit
-def convert(x, like, IS_FP8: tl.constexpr):
-    """Convert x to the type of `like`; E4M3 numbers (IS_FP8) to bfloat16, in the threads that loaded them.
+def convert(x, like, BY_ASSEMBLY: tl.constexpr, IS_MOVABLE: tl.constexpr):
+    """Convert x to the type of `like`; E4M3 numbers to bfloat16 by assembly, where that exists.
 
-    Otherwise the compiler would move E4M3 numbers to the threads that multiply them, and each thread would load a column of
-    values byte by byte. It does not move anything across assembly that it must not repeat (`is_pure`).
+    Unless IS_MOVABLE, they are converted in the threads that loaded them. Otherwise the compiler moves E4M3 numbers to the threads
+    that multiply them, which suits matrices, but of values in the cache each thread would load a column byte by byte. It
+    does not move anything across assembly that it must not repeat (`is_pure`).
     """
-    if IS_FP8:
+    if BY_ASSEMBLY:
         y = tl.inline_asm_elementwise(
-            _E4M3_TO_BFLOAT16, "=r,=r,r", [x.to(tl.uint8, bitcast=True)], tl.bfloat16, False, 4
+            E4M3_TO_BFLOAT16, "=r,=r,r", [x.to(tl.uint8, bitcast=True)], tl.bfloat16, IS_MOVABLE, 4
         )
     else:
         y = x.to(like.dtype)

@@ -15,6 +15,7 @@ from glassgpt.generation.gpu.kernels.common import (
     SQUARED_RELU,
     TANH_GELU,
     TOKEN,
+    convert,
     load_optional,
     power_of_two,
     prefetch,
@@ -129,10 +130,18 @@ def linear_kernel(
     second = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start in tl.range(0, LENGTH_OF_SUM, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
-        product = _multiply(x_rows, w_rows, k, m_inside, n_inside, product, LENGTH_OF_SUM, BLOCK_K)
+        product = _multiply(x_rows, w_rows, k, m_inside, n_inside, product, LENGTH_OF_SUM, BLOCK_K, OVERLAP and IN_FP8)
         if SUMS == 2:
             second = _multiply(
-                x_rows + LENGTH_OF_SUM, w_rows + LENGTH_OF_SUM, k, m_inside, n_inside, second, LENGTH_OF_SUM, BLOCK_K
+                x_rows + LENGTH_OF_SUM,
+                w_rows + LENGTH_OF_SUM,
+                k,
+                m_inside,
+                n_inside,
+                second,
+                LENGTH_OF_SUM,
+                BLOCK_K,
+                OVERLAP and IN_FP8,
             )
     if SUMS == 2:
         product += second
@@ -147,7 +156,7 @@ def linear_kernel(
 
 @triton.jit
 def _multiply(
-    x_rows, w_rows, k, m_inside, n_inside, product, WIDTH: tl.constexpr, BLOCK_K: tl.constexpr
+    x_rows, w_rows, k, m_inside, n_inside, product, WIDTH: tl.constexpr, BLOCK_K: tl.constexpr, BY_ASSEMBLY: tl.constexpr
 ):  # fmt: skip
     """Return product + x @ w over the columns k < WIDTH."""
     if WIDTH % BLOCK_K == 0:
@@ -156,7 +165,7 @@ def _multiply(
     else:
         a = tl.load(x_rows + k[None, :], m_inside[:, None] & (k < WIDTH)[None, :], 0.0)
         b = tl.load(w_rows + k[:, None], (k < WIDTH)[:, None] & n_inside[None, :], 0.0)
-    return tl.dot(a, b.to(a.dtype), product, input_precision="ieee")
+    return tl.dot(a, convert(b, a, BY_ASSEMBLY, True), product, input_precision="ieee")
 
 
 @triton.jit
