@@ -71,7 +71,7 @@ def test_load_config_lists_all_problems():
     problems = caught.value.problems
     assert problems == [
         "unknown setting train.learning-rat; did you mean train.learning_rate?",
-        "train.precision is 'bf61'; it must be auto, fp32, bf16 or fp16; did you mean bf16?",
+        "train.precision is 'bf61'; it must be auto, fast, fp32, bf16 or fp16; did you mean bf16?",
         "unknown setting n_layer; did you mean model.n_layer?",
         "train.max_steps is 'x'; it must be an integer",
     ]
