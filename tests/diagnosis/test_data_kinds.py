@@ -284,7 +284,8 @@ def test_rows_that_teach_nothing_are_passed_over(chat_data):
     assert NEXT_STARTS in targets
 
 
-def test_coordinates_of_conversations_are_those_of_their_loss(chat_data, run_main):
+def test_coordinates_of_conversations_are_those_of_their_loss(chat_data, run_main, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a picture is written there
     code, out, _ = run_main("doctor", "nano", "--data", chat_data, *options(), "--coordinates", "--json")
     rows = [check for check in json.loads(out)["checks"] if check["check"] == "coordinates"]
     assert code == 0

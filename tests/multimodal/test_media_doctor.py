@@ -50,7 +50,8 @@ def arguments(**more):
     return [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)]
 
 
-def test_command_checks_encoders_and_learns_the_names(named_data, run_main):
+def test_command_checks_encoders_and_learns_the_names(named_data, run_main, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # pictures are written there
     code, out, err = run_main(
         "doctor", "nano", "--data", named_data, *arguments(), "--json", "--rate-range", "--coordinates"
     )
