@@ -151,7 +151,8 @@ def test_untrained_rows_are_not_learned_by_the_check_of_one_batch(chat_data, mon
     assert config.model.context_length == 48
 
 
-def test_preferences_are_checked_as_pairs(preferences, run_main):
+def test_preferences_are_checked_as_pairs(preferences, run_main, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a picture is written there
     given = options(**preferences, **{"preference.chosen_weight": 0})
     seen, found, code = checked(run_main, "nano", *given, "--rate-range")
     assert (found - {"GG-LRT-001"}, code) == ({"GG-INI-003"}, 0)  # the base has random weights
