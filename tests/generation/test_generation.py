@@ -57,6 +57,7 @@ class Scripted(torch.nn.Module):
         self.anchor = torch.nn.Parameter(torch.zeros(1))
         self.script, self.calls = script, []
 
+    fp8_cache = False
     new_cache = LanguageModel.new_cache
 
     def parameter_kinds(self):

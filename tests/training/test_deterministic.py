@@ -132,6 +132,6 @@ def test_a_deterministic_run_trains_with_the_deterministic_attention(monkeypatch
 
 def test_the_kernel_of_a_deterministic_run_is_named(monkeypatch, reference_kernels):
     monkeypatch.setattr(hardware, "has_cudnn_attention", lambda device, head_dim: True)
-    machine = hardware.Hardware(torch.device("cpu"), "bf16", compile=False, deterministic=True)
+    machine = hardware.Hardware(torch.device("cpu"), "fp16", compile=False, deterministic=True)
     config = ModelConfig(vocab_size=16, context_length=8, n_layer=1, n_head=2, n_embd=8)
     assert machine.attention_kernel(config) == "cudnn"
