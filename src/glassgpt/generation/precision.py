@@ -119,9 +119,9 @@ def to_fp8(model: LanguageModel, *, cache: bool = False) -> LanguageModel:
         model: float32.
         cache: whether caches keep 8 bits as well.
     """
-    rounded = to_bfloat16(model)
+    rounded, matrices = to_bfloat16(model), fp8_matrices(model)
     for (name, parameter), exact in zip(rounded.named_parameters(), model.parameters(), strict=True):
-        if name in fp8_matrices(model):
+        if name in matrices:
             parameter.data = round_to_e4m3(exact.data).to(torch.bfloat16)
     rounded.fp8_weights, rounded.fp8_cache = True, cache
     return rounded

@@ -13,21 +13,15 @@ import torch
 from torch import Tensor
 
 from glassgpt.model.transformer import LanguageModel
-from glassgpt.training.fp8.head import head_of
+from glassgpt.training.head_loss import HeadLoss, head_of
 from glassgpt.training.loss import TrainingLoss
 
 
-class CappedHeadLoss(TrainingLoss):
+class CappedHeadLoss(HeadLoss):
     """Maps tokens to the loss; while training, the head's gradient is computed by formula. Validation is unchanged.
 
     Its readable reference implementation is `TrainingLoss`.
     """
-
-    def __init__(self, model: LanguageModel, chunk_tokens: int = 0) -> None:
-        super().__init__(model, chunk_tokens)
-        head = head_of(model)
-        assert head is not None, "see `has_capped_head`"
-        self._head = head  # in a tuple, so that the matrix is not registered a second time
 
     def of(self, model: LanguageModel, chunk_tokens: int = 0) -> TrainingLoss:
         """Return the same loss of another model."""

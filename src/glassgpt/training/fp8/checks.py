@@ -7,8 +7,8 @@ import torch
 from glassgpt.errors import ConfigError
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.config import TrainConfig
-from glassgpt.training.fp8.head import head_of
 from glassgpt.training.fp8.linear import layers_in_8_bits
+from glassgpt.training.head_loss import head_of
 
 CAPABILITY = (8, 9)
 """Compute capability of the first GPUs with 8-bit floating-point tensor cores (Ada)."""

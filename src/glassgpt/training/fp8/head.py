@@ -15,11 +15,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from glassgpt.model.gpt2 import GPT2
-from glassgpt.model.llama import Llama
-from glassgpt.model.modern import LOGIT_CAP, ModernRecipe
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.fp8.quantize import (
     E5M2,
@@ -31,20 +28,14 @@ from glassgpt.training.fp8.quantize import (
     saturate,
     transpose,
 )
-from glassgpt.training.loss import TrainingLoss
+from glassgpt.training.head_loss import HeadLoss
 
 GRADIENT_SCALE = 2.0**15
 """Maps gradients by logits, at most 1, to the upper end of E5M2: the smallest of them that keeps its precision is 2^-29."""
 
 
-class FP8HeadLoss(TrainingLoss):
+class FP8HeadLoss(HeadLoss):
     """Maps tokens to the loss, with the head's products in 8 bits while training; validation is unchanged."""
-
-    def __init__(self, model: LanguageModel, chunk_tokens: int = 0) -> None:
-        super().__init__(model, chunk_tokens)
-        head = head_of(model)
-        assert head is not None, "see `require_fp8`"
-        self._head = head  # in a tuple, so that the matrix is not registered a second time
 
     def of(self, model: LanguageModel, chunk_tokens: int = 0) -> FP8HeadLoss:
         """Return the same loss of another model."""
@@ -60,20 +51,6 @@ class FP8HeadLoss(TrainingLoss):
         matrix, cap = self._head
         chunk = padded_size(self.chunk_tokens or targets.numel())
         return cross_entropy_fp8(features, matrix.weight, targets.flatten(), cap, chunk)[0]
-
-
-def head_of(model: LanguageModel) -> tuple[nn.Linear | nn.Embedding, float] | None:
-    """Return the module with the head's matrix (V, C) and the cap of the logits, 0 without one.
-
-    None if the head computes something else.
-    """
-    compute = type(model).head
-    if compute not in (GPT2.head, ModernRecipe.head, Llama.head):
-        return None
-    matrix = getattr(model, "lm_head", None) or model.get_submodule("token_embedding")
-    if not isinstance(matrix, nn.Linear | nn.Embedding) or type(matrix) not in (nn.Linear, nn.Embedding):
-        return None  # a subclass, such as one with adapters
-    return matrix, LOGIT_CAP if compute is ModernRecipe.head else 0.0
 
 
 @torch.library.custom_op("glassgpt::cross_entropy_fp8", mutates_args=())
