@@ -4,9 +4,12 @@ import torch
 
 from glassgpt.generation.engine.scheduler import Scheduler
 from glassgpt.generation.engine.sequence import Request, SequenceState
+from glassgpt.generation.gpu.row_step import RowStep
+from glassgpt.generation.gpu.slots import SlotState
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.processors.pipeline import build_processors
 from glassgpt.model.build import build_model
+from glassgpt.model.cache import KVCache
 
 
 def random_model(config):
@@ -45,3 +48,30 @@ def outputs(vocab_size, model, rows, decoder, slots=4, capacity=24, end=None):
             if row.is_full or token == end:
                 scheduler.finish(row)
     return [row.output_ids for row in rows]
+
+
+def check_rows_against_single_steps(model, texts, starts, width, plain, wanted):
+    """Check that several rows per slot compute the bits of single steps, also where they see keys of each other.
+
+    Args:
+        model: the model.
+        texts: (B, T).
+        starts: tokens of each slot that the cache has already.
+        width: rows of each slot, the tokens behind those.
+        plain: cache of the single steps.
+        wanted: their logits, (B, T, V).
+    """
+    vocab_size, n_rows = wanted.size(2), len(starts) * width
+    cache = KVCache.from_tensors(plain.keys.clone(), plain.values.clone())
+    for slot, at in enumerate(starts):
+        cache.keys[:, slot, :, at:] = cache.values[:, slot, :, at:] = 3.0
+    rows = SlotState(n_rows, vocab_size, torch.device("cpu"))
+    rows.ints[0] = torch.cat([texts[slot, at : at + width] for slot, at in enumerate(starts)])
+    rows.ints[1] = torch.cat([torch.arange(at, at + width) for at in starts])
+    several = RowStep(model, cache, rows, vocab_size)
+    several.width = width
+    several.feed(n_rows)
+    for slot, at in enumerate(starts):
+        assert torch.equal(several.logits[slot * width :][:width], wanted[slot, at : at + width])
+        for ours, theirs in ((cache.keys, plain.keys), (cache.values, plain.values)):
+            assert torch.equal(ours[:, slot, :, : at + width], theirs[:, slot, :, : at + width])

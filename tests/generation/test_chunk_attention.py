@@ -8,11 +8,11 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is for Linux")
 
-from decoded_sequences import random_model
+from decoded_sequences import check_rows_against_single_steps, random_model
 
 from glassgpt.generation.gpu import cache_attention, tiles
 from glassgpt.generation.gpu.cache_attention import ChunkAttention, RowAttention, SingleAttention, select_attention
-from glassgpt.generation.gpu.row_step import RowStep, max_width
+from glassgpt.generation.gpu.row_step import max_width
 from glassgpt.generation.gpu.slots import SlotState
 from glassgpt.generation.gpu.step import FusedStep
 from glassgpt.model.cache import KVCache
@@ -118,18 +118,7 @@ def test_rows_of_one_slot_are_bit_equal_to_single_steps(shape, starts):
     width = min(4, max_width(config))
     tokens = torch.randint(0, V, (2, 7 + width), generator=torch.Generator().manual_seed(5))
     plain, wanted = steps(model, tokens)
-    cache, rows = KVCache.from_tensors(plain.keys.clone(), plain.values.clone()), SlotState(2 * width, V, CPU)
-    for slot, at in enumerate(starts):
-        cache.keys[:, slot, :, at:] = cache.values[:, slot, :, at:] = 3.0
-    rows.ints[0] = torch.cat([tokens[slot, at : at + width] for slot, at in enumerate(starts)])
-    rows.ints[1] = torch.cat([torch.arange(at, at + width) for at in starts])
-    several = RowStep(model, cache, rows, V)
-    several.width = width
-    several.feed(2 * width)
-    for slot, at in enumerate(starts):
-        assert torch.equal(several.logits[slot * width :][:width], wanted[slot, at : at + width])
-        for ours, theirs in ((cache.keys, plain.keys), (cache.values, plain.values)):
-            assert torch.equal(ours[:, slot, :, : at + width], theirs[:, slot, :, : at + width])
+    check_rows_against_single_steps(model, tokens, starts, width, plain, wanted)
 
 
 def test_the_models_context_decides_which_kernel_attends(monkeypatch):

@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is for Linux")
 
-from decoded_sequences import numbers, outputs, random_model
+from decoded_sequences import check_rows_against_single_steps, numbers, outputs, random_model
 
 from glassgpt.errors import GenerationError
 from glassgpt.generation.engine import speculative
@@ -134,19 +134,7 @@ def test_rows_of_one_slot_are_bit_equal_to_single_steps(shape, keys, most, monke
         state.ints[1] = position
         step.feed(2)
         wanted[:, position] = step.logits[:2]
-    cache = KVCache.from_tensors(plain.keys.clone(), plain.values.clone())
-    for slot, length in enumerate(start):
-        cache.keys[:, slot, :, length:] = cache.values[:, slot, :, length:] = 3.0
-    rows = SlotState(2 * width, V, CPU)
-    rows.ints[0] = torch.cat([texts[slot, at : at + width] for slot, at in enumerate(start)])
-    rows.ints[1] = torch.cat([torch.arange(at, at + width) for at in start])
-    several = RowStep(model, cache, rows, V)
-    several.width = width
-    several.feed(2 * width)
-    for slot, at in enumerate(start):
-        assert torch.equal(several.logits[slot * width :][:width], wanted[slot, at : at + width])
-        for ours, theirs in ((cache.keys, plain.keys), (cache.values, plain.values)):
-            assert torch.equal(ours[:, slot, :, : at + width], theirs[:, slot, :, : at + width])
+    check_rows_against_single_steps(model, texts, start, width, plain, wanted)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

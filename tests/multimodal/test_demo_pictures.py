@@ -1,9 +1,6 @@
 """`make demo-pictures`: the script that learns emoji of one vendor, names those of another, and draws."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -11,20 +8,12 @@ from PIL import Image
 from glassgpt.errors import UsageError
 from glassgpt.multimodal.image_tokenizer_config import ImageTokenizerConfig, ImageTokenizerTraining
 from glassgpt.training.run_folder import RunFolder
-
-TOOLS = Path(__file__).parents[2] / "tools"
+from scripts import load_tool
 
 
 @pytest.fixture(scope="module")
 def demo():
-    sys.path.insert(0, str(TOOLS))
-    try:
-        spec = importlib.util.spec_from_file_location("demo_pictures", TOOLS / "demo_pictures.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(TOOLS))
-    return module
+    return load_tool("demo_pictures")
 
 
 ENTRIES = {

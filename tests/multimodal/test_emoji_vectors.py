@@ -1,23 +1,15 @@
 """tools/emoji_vectors.py varies vectors part by part."""
 
-import importlib.util
 import sys
-from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from glassgpt.errors import UsageError
+from scripts import load_tool
 
-TOOLS = Path(__file__).parents[2] / "tools"
-SPEC = importlib.util.spec_from_file_location("emoji_vectors", TOOLS / "emoji_vectors.py")
-tool = importlib.util.module_from_spec(SPEC)
-sys.path.insert(0, str(TOOLS))
-try:
-    SPEC.loader.exec_module(tool)
-finally:
-    sys.path.remove(str(TOOLS))
+tool = load_tool("emoji_vectors")
 
 FACE = """<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 128 128">
 <linearGradient id="top"><stop offset="0" stop-color="#ff0000"/><stop offset="50%" style="stop-color:#ff0000"/>

@@ -1,27 +1,19 @@
 """tools/multimodal_data.py makes rows from datasets as people have them."""
 
-import importlib.util
 import io
 import json
 import shutil
 import sys
 import wave
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
 from glassgpt.errors import UsageError
+from scripts import TOOLS, load_tool
 
-TOOLS = Path(__file__).parents[2] / "tools"
-SPEC = importlib.util.spec_from_file_location("multimodal_data", TOOLS / "multimodal_data.py")
-tool = importlib.util.module_from_spec(SPEC)
-sys.path.insert(0, str(TOOLS))
-try:
-    SPEC.loader.exec_module(tool)
-finally:
-    sys.path.remove(str(TOOLS))
+tool = load_tool("multimodal_data")
 speech_data = sys.modules["speech_data"]
 
 
