@@ -37,6 +37,10 @@ class MultimodalConfig:
             style that was not seen: other colors, thick and thin lines, filters, shading, outlines, flat colors, noise.
         filter_image: share of the pictures that random filters of 1 to 7 pixels change in training, from 0 to 1; like restyle_image
             for drawings in a style that was not seen, of which shapes remain, and colors in part.
+        recolor_image: factor of the changes of color in augment_image and restyle_image (hue, saturation, mixed and repainted
+            colors), from 0 (colors stay) to 2; less than 1 where the color is part of the name.
+        invert_image: share of the pictures in which light and dark are exchanged in training, from 0 to 1, as in a light drawing
+            on a dark, colored ground.
         hide_patches: largest share of the patches of a picture that are covered in training, from 0 (none) to 1, so that no part
             of a thing is needed to recognize it.
         augment_audio: how strongly sounds are changed in training, from 0 (not at all) to 2: speed, pitch, noise, gaps.
@@ -61,6 +65,8 @@ class MultimodalConfig:
     flip_image: bool = False
     restyle_image: float = 0.0
     filter_image: float = 0.0
+    recolor_image: float = 1.0
+    invert_image: float = 0.0
     hide_patches: float = 0.0
     augment_audio: float = 0.5
     attention: Literal["causal", "bidirectional"] = "causal"
@@ -76,8 +82,8 @@ class MultimodalConfig:
     @property
     def changes_images(self) -> bool:
         """True if pictures are changed at random in training."""
-        strengths = (self.augment_image, self.restyle_image, self.filter_image, self.hide_patches)
-        return self.flip_image or any(strengths)
+        shares = (self.filter_image, self.invert_image, self.hide_patches)
+        return self.flip_image or any((self.augment_image, self.restyle_image, *shares))
 
     @property
     def has_ctc(self) -> bool:
@@ -109,7 +115,7 @@ class MultimodalConfig:
 
     def difference(self, other: MultimodalConfig) -> str | None:
         """Return the name of the first setting that differs and that the model of a run is made of, or None."""
-        of_training = ("augment", "flip", "restyle", "filter", "hide", "fit")
+        of_training = ("augment", "flip", "restyle", "filter", "recolor", "invert", "hide", "fit")
         names = [field.name for field in fields(self) if not field.name.startswith(of_training)]
         different = (name for name in names if getattr(self, name) != getattr(other, name))
         return next((name for name in different if name != "ctc_weight" or self.has_ctc != other.has_ctc), None)
@@ -121,12 +127,12 @@ class MultimodalConfig:
         found += [f"multimodal.{problem}" for problem in self.geometry.problems()]
         found += [
             f"multimodal.{name} is {getattr(self, name)}; it must be between 0 and 2"
-            for name in ("augment_image", "restyle_image", "augment_audio")
+            for name in ("augment_image", "restyle_image", "recolor_image", "augment_audio")
             if not 0 <= getattr(self, name) <= 2
         ]
         found += [
             f"multimodal.{name} is {getattr(self, name)}; it must be between 0 and 1"
-            for name in ("filter_image", "hide_patches")
+            for name in ("filter_image", "invert_image", "hide_patches")
             if not 0 <= getattr(self, name) <= 1
         ]
         if not 0 <= self.overlap <= self.patch_size:

@@ -5,8 +5,9 @@ what the run would have drawn. Each picture is changed by itself, only the filte
 
 Two strengths: `augment_image` changes where things are and how they are lit, as another photo of the same thing would;
 `restyle_image` changes how they are drawn, as another artist would. White stays white in what concerns style, because
-drawings stand on it. Two shares besides: `filter_image` of the pictures whose colors and edges random filters change, and
-`hide_patches` of what is covered.
+drawings stand on it. `recolor_image` scales what both do to colors, and leaves shapes and brightness as they are. Three shares
+besides: `filter_image` of the pictures whose colors and edges random filters change, `invert_image` of those whose light and
+dark are exchanged, and `hide_patches` of what is covered.
 """
 
 from __future__ import annotations
@@ -33,27 +34,32 @@ SHIFTED = 0.2
 """Largest change of a color of those that are repainted; with twice as many and 0.35, flags and hearts were confused."""
 FILTERS, FILTER_SIZES = 8, (1, 3, 5, 7)
 """Filters of a batch, of which each picture that is filtered gets one, and their sizes in pixels."""
+LIGHTEST_GROUND = 0.8
+"""Largest value of a channel of what is black after light and dark are exchanged; white stays white."""
 BLUR = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 
 
 def augment_images(pictures: Tensor, config: MultimodalConfig) -> Tensor:
     """Return pictures (M, 3, S, S) from -1 to 1, each changed at random as configured."""
-    place, style = config.augment_image, config.restyle_image
+    place, style, colors = config.augment_image, config.restyle_image, config.recolor_image
     x = pictures / 2 + 0.5
     if config.flip_image:
         x = torch.where(_uniform(x, 0, 1) < 0.5, x.flip(-1), x)
     if place:
         x = moved(x, place)
     if style:
-        for change in (thickened, simplified, filtered, repainted):
-            x = change(x, style)
+        x = filtered(simplified(thickened(x, style), style), style, colors)
+        x = repainted(x, style * colors)
     if config.filter_image:
         x = convolved(x, config.filter_image)
     if place:
-        x = recolored(x, place, style)
+        x = recolored(x, place, style, colors)
     if style:
-        for change in (grayed, lit, outlined, blurred_or_sharpened, flattened, with_noise):
+        x = lit(grayed(x, style * colors), style, colors)
+        for change in (outlined, blurred_or_sharpened, flattened, with_noise):
             x = change(x, style)
+    if config.invert_image:
+        x = inverted(x, config.invert_image)
     if place:
         x = covered(x, place)
     if config.hide_patches:
@@ -69,6 +75,11 @@ def _uniform(x: Tensor, low: float, high: float) -> Tensor:
 def _some(x: Tensor, share: float) -> Tensor:
     """Return 1 for a share of the pictures and 0 for the others, (M, 1, 1, 1)."""
     return (_uniform(x, 0, 1) < share).float()
+
+
+def _scaled_color(change: Tensor, colors: float) -> Tensor:
+    """Return changes of channels (M, 3, …) whose differences between channels are scaled by `colors`."""
+    return torch.lerp(change.mean(dim=1, keepdim=True).expand_as(change), change, colors)
 
 
 def moved(x: Tensor, strength: float) -> Tensor:
@@ -87,33 +98,37 @@ def moved(x: Tensor, strength: float) -> Tensor:
     return F.grid_sample(x, grid + bent, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def recolored(x: Tensor, strength: float, style: float = 0.0) -> Tensor:
-    """Turn the hue of each picture, change saturation, contrast and brightness, and with `style` mix its channels."""
+def recolored(x: Tensor, strength: float, style: float = 0.0, colors: float = 1.0) -> Tensor:
+    """Turn the hue of each picture, change saturation, contrast and brightness, and with `style` mix its channels.
+
+    `colors` scales all but contrast and brightness.
+    """
     count, chosen = len(x), _some(x, 0.8).view(-1, 1, 1) * strength
-    angle = _uniform(x, -HUE, HUE).view(-1, 1, 1) * chosen
+    angle = _uniform(x, -HUE, HUE).view(-1, 1, 1) * chosen * colors
     eye, gray = torch.eye(3, device=x.device), torch.full((3, 3), 1 / 3, device=x.device)
     # Colors turn around the axis from black to white (Rodrigues); `across` is the cross product with that axis.
     across = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]], device=x.device) / math.sqrt(3)
     turned = angle.cos() * eye + angle.sin() * across + (1 - angle.cos()) * gray
-    saturation = 1 + _uniform(x, -SATURATION, SATURATION).view(-1, 1, 1) * chosen
+    saturation = 1 + _uniform(x, -SATURATION, SATURATION).view(-1, 1, 1) * chosen * colors
     matrix = (saturation * eye + (1 - saturation) * gray) @ turned
     matrix = matrix * (1 + _uniform(x, -CONTRAST, CONTRAST).view(-1, 1, 1) * chosen)
     if style:
         mixing = torch.randn(count, 3, 3, device=x.device) * _uniform(x, 0, MIXING).view(-1, 1, 1) * style
-        matrix = matrix + mixing
+        matrix = matrix + mixing * colors
     ink = torch.einsum("mij,mjhw->mihw", matrix, 1 - x).clamp(0, 1)  # what is not white
     if style:
-        ink = ink ** (torch.randn(count, 3, 1, 1, device=x.device) * GAMMA * style).exp()
+        gamma = _scaled_color(torch.randn(count, 3, 1, 1, device=x.device), colors)
+        ink = ink ** (gamma * GAMMA * style).exp()
         return 1 - ink
     return (1 - ink + _uniform(x, -BRIGHTNESS, BRIGHTNESS) * strength).clamp(0, 1)
 
 
-def filtered(x: Tensor, strength: float) -> Tensor:
-    """Add to some pictures what a random filter makes of them (Xu et al. 2021)."""
+def filtered(x: Tensor, strength: float, colors: float = 1.0) -> Tensor:
+    """Add to some pictures what a random filter makes of them (Xu et al. 2021); `colors` scales what it does to colors."""
     weights = torch.randn(len(x), 3, 27, device=x.device) * 0.4 / 3
     # One product per picture: a convolution in as many groups as there are pictures is slow on GPUs.
     seen = F.unfold(F.pad(1 - x, (1, 1, 1, 1), mode="replicate"), 3)  # (M, 27, S²)
-    changed = (1 - x + (weights @ seen).view_as(x)).clamp(0, 1)
+    changed = (1 - x + _scaled_color((weights @ seen).view_as(x), colors)).clamp(0, 1)
     return torch.lerp(x, 1 - changed, _some(x, FILTERED * strength) * _uniform(x, 0, 1))
 
 
@@ -154,6 +169,17 @@ def grayed(x: Tensor, strength: float) -> Tensor:
     return torch.lerp(x, x.mean(dim=1, keepdim=True), _some(x, GRAYED * strength))
 
 
+def inverted(x: Tensor, share: float) -> Tensor:
+    """Exchange light and dark in a share of the pictures, and give what becomes dark a color, as on a button or at night.
+
+    The lightness (HSL) is exchanged, which keeps the hue: black lines on white become white on a color, red stays reddish.
+    """
+    most, least = x.amax(dim=1, keepdim=True), x.amin(dim=1, keepdim=True)
+    ink = 1 - (x + 1 - most - least)
+    ink = ink * (1 - torch.rand(len(x), 3, 1, 1, device=x.device) * LIGHTEST_GROUND)
+    return torch.lerp(x, 1 - ink, _some(x, share))
+
+
 def thickened(x: Tensor, strength: float) -> Tensor:
     """Make what is dark thicker in some pictures, and thinner in others."""
     amount = _uniform(x, -1, 1) * _some(x, THICKENED * strength)
@@ -178,13 +204,15 @@ def simplified(x: Tensor, strength: float) -> Tensor:
     return torch.lerp(x, best, _some(x, SIMPLIFIED * strength))
 
 
-def lit(x: Tensor, strength: float) -> Tensor:
-    """Shade some pictures smoothly, as artists do who like gradients."""
+def lit(x: Tensor, strength: float, colors: float = 1.0) -> Tensor:
+    """Shade some pictures smoothly, as artists do who like gradients; `colors` scales how colored the light is."""
     field = F.interpolate(
         torch.randn(len(x), 3, 3, 3, device=x.device), size=x.shape[2:], mode="bicubic", align_corners=True
     )
     amount = _uniform(x, 0, 0.4) * _some(x, LIT * strength)
-    return (1 - (1 - x) * (1 + amount * (1.5 * field.mean(dim=1, keepdim=True) + 0.3 * field))).clamp(0, 1)
+    return (
+        1 - (1 - x) * (1 + amount * (1.5 * field.mean(dim=1, keepdim=True) + 0.3 * _scaled_color(field, colors)))
+    ).clamp(0, 1)
 
 
 def outlined(x: Tensor, strength: float) -> Tensor:
