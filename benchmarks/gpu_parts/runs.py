@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,8 +19,9 @@ from glassgpt.training.observers import Observer, StepMetrics
 
 FIRST_TOKENS = 393_216
 """Number of validation tokens that the peers evaluate."""
-TRIAL_STEPS = 160
-"""Steps of the run that is timed to fit the number of steps to a time."""
+TRIAL_STEPS = 220
+"""Steps of the run that is timed to fit the number of steps to a time. The first 20, two of which are audited, are followed
+by as many as lie between two later audits."""
 MARGIN = 0.004
 """Share of that time which stays free, for steps that vary."""
 
@@ -84,6 +86,7 @@ def time_to_loss(
         clock, _ = train_once(preset, given)
         points = [[point.step, round(point.seconds, 2), round(point.loss, 4)] for point in clock.points]
         runs.append({"seed": seed, "seconds": crossing(clock.points, loss), "step_ms": clock.step_ms, "points": points})
+        print(json.dumps(runs[-1]), flush=True)
     reached = [run["seconds"] for run in runs if run["seconds"] is not None]
     all_reached = len(reached) == len(runs)
     row: dict[str, Any] = {
@@ -101,7 +104,7 @@ def steps_within(seconds: float, points: Sequence[Point]) -> int:
 
     The first steps take longer (two are audited), so the time until the first validation counts once.
     """
-    first, last = points[0], points[-1]
+    first, last = points[0], points[-1]  # one audit lies between them, as in every later stretch of that length
     step_seconds = (last.seconds - first.seconds) / (last.step - first.step)
     return int(first.step + (seconds * (1 - MARGIN) - first.seconds) / step_seconds)
 
@@ -119,10 +122,14 @@ def three_minutes(
     """
     given = dict(overrides)
     if seconds:
-        validations = {"train.eval_every_steps": str(TRIAL_STEPS // 4), "train.eval_tokens": "4096"}
+        validations = {"train.eval_every_steps": str(max(1, TRIAL_STEPS // 11)), "train.eval_tokens": "4096"}
         trial, _ = train_once(preset, {**given, "train.max_steps": str(TRIAL_STEPS), **validations})
         given["train.max_steps"] = str(steps_within(seconds, trial.points))
-    runs = [_final_loss(preset, {**given, "seed": str(seed)}) for seed in seeds]
+        print(f"{given['train.max_steps']} steps fit, by a trial of {trial.points[-1]}", flush=True)
+    runs: list[dict[str, Any]] = []
+    for seed in seeds:
+        runs.append(_final_loss(preset, {**given, "seed": str(seed)}))
+        print(json.dumps(runs[-1]), flush=True)
     figures = [run["loss"] for run in runs]
     row: dict[str, Any] = {
         "system": f"glassgpt {preset}",
