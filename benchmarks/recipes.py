@@ -14,6 +14,9 @@ Steps are turned into seconds by timing, which needs the GPU alone. A file of re
     [recipes."half the batch"]
     "train.batch-tokens" = 16384
 
+With `base = NAME`, recipes that have a `group` are changes of that recipe. In a second round the best change of each group
+is combined with the others' (`gpu_parts/recipe_choice.py`), and `choose` writes the settings of the best recipe.
+
 `result["recipes"]` has a row for each recipe, written as soon as it ends.
 """
 
@@ -41,6 +44,7 @@ from glassgpt.config import load_config
 from glassgpt.data.files import write_atomically
 from glassgpt.model.accounting import flops_per_token
 from glassgpt.model.config import GPT2_VOCAB_SIZE
+from gpu_parts import recipe_choice
 
 Row = dict[str, Any]
 NATS_PER_FOLD = 0.67
@@ -49,43 +53,82 @@ FIXED_MS, TFLOPS = 7.0, 470.0
 """Milliseconds of a step at any batch size, and speed of the rest: textbooks-124m-fast on an H200 at two batch sizes."""
 FP8_SHARE = {"off": 1.0, "head": 0.9, "mlp": 0.84, "all": 0.78}
 """Time of products and all else that grows with the batch, relative to bf16 (`results/fp8.json`; of mlp predicted)."""
+DEFAULT_RULES: Row = {"nats_per_fold": NATS_PER_FOLD, "noise": 0.005, "adapts_steps": True}
 LAST_STEPS = 20
 """Steps over which the training loss at the end is averaged."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The recipes of a file: settings by name of the recipe, without those of the preset."""
+    """The recipes of a file: settings by name of the recipe, without those of the preset.
+
+    Attributes:
+        base: recipe that changes are made to; empty if there are none.
+        groups: of each change.
+        changes: settings of each change, without the base's.
+        rules: `nats_per_fold`, `noise` (nats) and `adapts_steps` (whether a combination is trained for as many steps as it
+            is predicted to need, not for as many tokens as the base), see `gpu_parts/recipe_choice.py`.
+    """
 
     preset: str
     reference: str
     recipes: Mapping[str, Mapping[str, str]]
+    base: str = ""
+    groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    changes: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    rules: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> Plan:
         """Read a file of recipes.
 
         Raises:
-            SystemExit: the reference is not one of them.
+            SystemExit: the reference or the base is not one of them.
         """
         given = tomllib.loads(path.read_text(encoding="utf-8"))
-        recipes = {name: _as_text({**given.get("common", {}), **own}) for name, own in given["recipes"].items()}
-        if given["reference"] not in recipes:
-            raise SystemExit(f"{path}: the reference {given['reference']!r} is not among the recipes {list(recipes)}")
-        return cls(given["preset"], given["reference"], recipes)
+        common, own, base = given.get("common", {}), given["recipes"], given.get("base", "")
+        for role, name in (("reference", given["reference"]), ("base", base)):
+            if name not in own and (name or role == "reference"):
+                raise SystemExit(f"{path}: the {role} {name!r} is not among the recipes {list(own)}")
+        groups = {name: settings.pop("group") for name, settings in own.items() if "group" in settings}
+        recipes = {
+            name: _as_text({**common, **(own[base] if name in groups else {}), **settings})
+            for name, settings in own.items()
+        }
+        rules = {rule: given[rule] for rule in DEFAULT_RULES if rule in given}
+        return cls(
+            *(given["preset"], given["reference"], recipes, base, groups),
+            *({name: _as_text(own[name]) for name in groups}, rules),
+        )
 
     def describe(self) -> Row:
         """Return what the result file says of the plan."""
-        rows = {name: {"settings": settings, **self._size(settings)} for name, settings in self.recipes.items()}
-        return {"preset": self.preset, "reference": self.reference, "recipes": rows}
+        rows = {name: described(self.preset, settings) for name, settings in self.recipes.items()}
+        for name, group in self.groups.items():
+            rows[name] |= {"group": group, "changes": self.changes[name]}
+        base = self.base or self.reference
+        return {
+            "preset": self.preset,
+            "reference": self.reference,
+            "base": base,
+            **DEFAULT_RULES,
+            **self.rules,
+            "recipes": rows,
+        }
 
-    def _size(self, settings: Mapping[str, str]) -> Row:
-        names = {name.replace("-", "_"): value for name, value in settings.items()}
-        config = load_config(self.preset, names)
-        model = dataclasses.replace(config.model, vocab_size=config.model.vocab_size or GPT2_VOCAB_SIZE)
-        growing = config.train.batch_tokens * flops_per_token(model) / TFLOPS / 1e9
-        predicted = FIXED_MS + FP8_SHARE[config.train.fp8] * growing
-        return {"batch_tokens": config.train.batch_tokens, "predicted_step_ms": round(predicted, 1)}
+
+def described(preset: str, settings: Mapping[str, str]) -> Row:
+    """Return a recipe's row before it is trained: settings, tokens and predicted milliseconds of a step."""
+    names = {name.replace("-", "_"): value for name, value in settings.items()}
+    config = load_config(preset, names)
+    model = dataclasses.replace(config.model, vocab_size=config.model.vocab_size or GPT2_VOCAB_SIZE)
+    growing = config.train.batch_tokens * flops_per_token(model) / TFLOPS / 1e9
+    predicted = FIXED_MS + FP8_SHARE[config.train.fp8] * growing
+    return {
+        "settings": dict(settings),
+        "batch_tokens": config.train.batch_tokens,
+        "predicted_step_ms": round(predicted, 1),
+    }
 
 
 def flags(settings: Mapping[str, str]) -> list[str]:
@@ -153,15 +196,17 @@ def compared(result: Row) -> Row:
     """Return the result with each recipe compared with the reference.
 
     `steps_for_reference` is the number of steps with which a recipe would end at the reference's loss, if e times the
-    steps gain `NATS_PER_FOLD`; `predicted_seconds` is their time by the number of operations, `seconds_for_reference`
+    steps gain `nats_per_fold`; `predicted_seconds` is their time by the number of operations, `seconds_for_reference`
     by timing.
     """
-    reference = result["recipes"][result["reference"]].get("loss")
+    first = result["recipes"][result["reference"]]
+    reference = None if "failed" in first else first.get("loss")
+    fold = result.get("nats_per_fold", NATS_PER_FOLD)
     for row in result["recipes"].values():
         if reference is None or "loss" not in row or "failed" in row:
             continue
         row["difference"] = round(row["loss"] - reference, 4)
-        row["steps_for_reference"] = math.ceil(row["steps"] * math.exp(row["difference"] / NATS_PER_FOLD))
+        row["steps_for_reference"] = math.ceil(row["steps"] * math.exp(row["difference"] / fold))
         row["predicted_seconds"] = round(row["steps_for_reference"] * row["predicted_step_ms"] / 1e3, 2)
         if "step_ms" in row:
             row["seconds_for_reference"] = round(row["steps_for_reference"] * row["step_ms"] / 1e3, 2)
@@ -169,20 +214,32 @@ def compared(result: Row) -> Row:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train all recipes, and write their losses after each."""
+    """Train all recipes, then combinations of helpful changes, and write their losses after each."""
+    started = time.monotonic()
     plan = Plan.read(arguments.recipes)
     result = plan.describe()
+    _write(arguments.out, result)
+    _train_recipes(result, plan.recipes, arguments, arguments.seconds)
+    combined = recipe_choice.combinations(result, arguments.combinations) if plan.base else {}
+    result["recipes"] |= {name: described(plan.preset, settings) for name, settings in combined.items()}
+    _train_recipes(result, combined, arguments, arguments.seconds - (time.monotonic() - started))
+
+
+def _train_recipes(
+    result: Row, recipes: Mapping[str, Mapping[str, str]], arguments: argparse.Namespace, seconds: float
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
+        runs = {name: Path(folder) / str(number) for number, name in enumerate(recipes)}
         commands = {
             name: [
-                *(sys.executable, "-m", "glassgpt", "train", plan.preset, "--data", str(arguments.data)),
-                *("--out", str(Path(folder) / name), "--checkpoint.keep-best", "false", "--train.snapshots", "off"),
+                *(sys.executable, "-m", "glassgpt", "train", result["preset"], "--data", str(arguments.data)),
+                *("--out", str(runs[name]), "--checkpoint.keep-best", "false", "--train.snapshots", "off"),
                 *flags(settings),
             ]
-            for name, settings in plan.recipes.items()
+            for name, settings in recipes.items()
         }
-        for name, status in Pool(commands, Path(folder), arguments.jobs, arguments.seconds):
-            run = Path(folder) / name
+        for name, status in Pool(commands, Path(folder), arguments.jobs, seconds):
+            run = runs[name]
             row = result["recipes"][name]
             if (run / "metrics.jsonl").exists():
                 row |= read_metrics(run / "metrics.jsonl")
@@ -200,6 +257,11 @@ def time_best(arguments: argparse.Namespace) -> None:
     found = {name: row for name, row in result["recipes"].items() if "predicted_seconds" in row}
     best = sorted(found, key=lambda name: found[name]["predicted_seconds"])[: arguments.best]
     for name in best:
+        same = [row for row in found.values() if "step_ms" in row and _shape(row) == _shape(found[name])]
+        if same:
+            found[name] |= {"step_ms": same[0]["step_ms"]}
+            _write(arguments.result, compared(result))
+            continue
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "speed.json"
             command = [
@@ -219,10 +281,27 @@ def time_best(arguments: argparse.Namespace) -> None:
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             speed = json.loads(out.read_text())
         result["recipes"][name] |= {"step_ms": round(speed["step_ms"], 2), "phase_ms": speed["phase_ms"]}
-        timed = {each: row for each, row in compared(result)["recipes"].items() if "seconds_for_reference" in row}
-        result["fastest"] = min(timed, key=lambda each: timed[each]["seconds_for_reference"])
-        _write(arguments.result, result)
-    print(f"fastest: {result.get('fastest')}")
+        _write(arguments.result, compared(result))
+    timed = {name: row for name, row in compared(result)["recipes"].items() if "seconds_for_reference" in row}
+    result["fastest"] = min(timed, key=lambda name: timed[name]["seconds_for_reference"], default=None)
+    _write(arguments.result, result)
+    print(f"fastest: {result['fastest']}")
+
+
+def choose(arguments: argparse.Namespace) -> None:
+    """Write the best recipe's settings on one line, as `gpu_train.py --set` takes them."""
+    result = json.loads(arguments.result.read_text())
+    name = recipe_choice.choose(result)
+    settings = recipe_choice.final_settings(result["recipes"][name], arguments.margin, arguments.batch_factor)
+    line = " ".join(f"{setting}={value}" for setting, value in settings.items())
+    write_atomically(arguments.out, f"{line}\n".encode())
+    print(f"{name}: {line}")
+
+
+def _shape(row: Row) -> tuple[Any, ...]:
+    """Return what the time of a step depends on: rates and schedules take no time."""
+    rates = ("optimizer.", "schedule.", "train.learning", "train.max", "train.eval")
+    return tuple(sorted(item for item in row["settings"].items() if not item[0].startswith(rates)))
 
 
 def _as_text(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -243,7 +322,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     training.add_argument("--out", type=Path, required=True, help="result file")
     training.add_argument("--jobs", type=int, default=1, help="processes at once")
     training.add_argument("--seconds", type=float, default=3600.0, help="limit of the whole")
+    training.add_argument(
+        "--combinations", type=int, default=4, help="most combinations of changes, trained after them"
+    )
     training.set_defaults(run=train)
+    choosing = commands.add_parser("choose", help="write the best recipe's settings for gpu_train.py --set")
+    choosing.add_argument("result", type=Path, help="result file of train")
+    choosing.add_argument("--out", type=Path, required=True, help="text file")
+    choosing.add_argument("--margin", type=float, default=-1.0, help="share of steps more than predicted; -1: no steps")
+    choosing.add_argument("--batch-factor", type=int, default=1, help="tokens of a step over those of the comparison")
+    choosing.set_defaults(run=choose)
     timing = commands.add_parser("time", help="time the best recipes of a result file, alone on the GPU")
     timing.add_argument("result", type=Path, help="result file of train; times are added to it")
     timing.add_argument("--best", type=int, default=3, help="number of recipes")
