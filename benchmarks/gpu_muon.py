@@ -17,8 +17,8 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ from glassgpt.config import load_config
 from glassgpt.data.files import write_atomically
 from glassgpt.data.shards import TokenDataset
 from glassgpt.model.build import build_model
-from glassgpt.training import parallel
 from glassgpt.training.bench import random_tokens
 from glassgpt.training.captured_muon import CapturedMuon
 from glassgpt.training.config import TrainerConfig
@@ -41,6 +40,7 @@ from glassgpt.training.hardware import resolve_hardware, versions
 from glassgpt.training.muon import Muon
 from glassgpt.training.step import TrainStep
 from gpu_parts.audit_parts import time_audits
+from gpu_parts.exchange import DEVICE, exchange_times, kernels_of, measure_collectives, other_exchange
 from gpu_parts.steps import kind_of
 
 WARMUP, PROFILED_STEPS, LISTED = 4, 5, 30
@@ -109,7 +109,7 @@ def steps(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train with both ways in turns; then profile each."""
     config = load_config(arguments.preset, dict(arguments.set))
     hardware = resolve_hardware(config.train)
-    with process_group(hardware.device) as dist, _experiments(arguments):
+    with process_group(hardware.device) as dist, _exchange(arguments):
         torch.manual_seed(config.seed)
         needed = 8 * config.train.batch_tokens
         tokens = TokenDataset.open(arguments.data).split("train") if arguments.data else None
@@ -122,7 +122,7 @@ def steps(arguments: argparse.Namespace) -> dict[str, Any]:
             dist,
         )
         train_step.model.train()
-        ways = {way: _muon_like(train_step.optimizers[0], kind, dist) for way, kind in WAYS.items()}
+        ways = {way: _muon_like(train_step.optimizers[0], WAYS[way], dist) for way in arguments.ways}
         rate = config.train.learning_rate / 10  # far from divergence, also after a thousand steps
         try:
             with hardware.kernels(), manual_garbage_collection():
@@ -134,6 +134,7 @@ def steps(arguments: argparse.Namespace) -> dict[str, Any]:
                     for _ in range(arguments.rounds)
                 ]
                 found = {"first_step_seconds": round(first, 1), "processes": dist.world_size, **_summary(rounds)}
+                found["collectives"] = measure_collectives(dist, hardware.device, _seconds)
                 print(json.dumps(found, indent=1) if dist.is_main else "", flush=True)
                 profiles = (
                     {way: _profile(train_step, muon, rate) for way, muon in ways.items()} if arguments.profile else {}
@@ -151,21 +152,10 @@ def _muon_like(muon: torch.optim.Optimizer, kind: type[Muon], dist: DistributedC
     return other
 
 
-@contextmanager
-def _experiments(arguments: argparse.Namespace) -> Iterator[None]:
-    """Apply the options that try another way of exchanging gradients."""
-    with ExitStack() as stack:
-        if arguments.bucket_mb:
-            whole = parallel.DistributedDataParallel
-
-            class LargeBuckets(whole):
-                def __init__(self, module: nn.Module, **options: Any) -> None:
-                    super().__init__(module, bucket_cap_mb=arguments.bucket_mb, **options)
-
-            stack.enter_context(patch.object(parallel, "DistributedDataParallel", LargeBuckets))
-        if arguments.whole_backward:
-            stack.enter_context(patch.object(torch._dynamo.config, "optimize_ddp", False))
-        yield
+def _exchange(arguments: argparse.Namespace) -> AbstractContextManager[None]:
+    return other_exchange(
+        bucket_mb=arguments.bucket_mb, whole_backward=arguments.whole_backward, bf16=arguments.exchange_bf16
+    )
 
 
 def _timed(train_step: TrainStep, muon: Muon, rate: float, count: int) -> dict[str, float]:
@@ -196,7 +186,7 @@ class _UpdateClock:
     """Times the updates of a train step without synchronizing."""
 
     def __init__(self, train_step: TrainStep) -> None:
-        self._update = train_step._update
+        self._update = train_step._update  # pyright: ignore[reportPrivateUsage]
         self.moments: list[tuple[_Moment, _Moment]] = []
         self.host: list[float] = []
 
@@ -225,7 +215,7 @@ class _Moment:
 
 def _summary(rounds: Sequence[dict[str, dict[str, float]]]) -> dict[str, Any]:
     names = next(iter(rounds[0].values()))
-    return {way: {name: [round(one[way][name], 2) for one in rounds] for name in names} for way in WAYS}
+    return {way: {name: [round(one[way][name], 2) for one in rounds] for name in names} for way in rounds[0]}
 
 
 def _profile(train_step: TrainStep, muon: Muon, rate: float) -> dict[str, Any]:
@@ -243,16 +233,7 @@ def _profile(train_step: TrainStep, muon: Muon, rate: float) -> dict[str, Any]:
         _wait()
         wall = time.perf_counter() - start
     train_step.finish()
-    kernels: dict[str, tuple[float, int]] = {}
-    host: dict[str, tuple[float, int]] = {}
-    for event in profile.key_averages():
-        on_device = event.device_type == torch.autograd.DeviceType.CUDA
-        microseconds = event.self_device_time_total if on_device else event.self_cpu_time_total
-        if not getattr(event, "is_user_annotation", False):
-            (kernels if on_device else host)[event.key] = (
-                microseconds / 1e3 / PROFILED_STEPS,
-                event.count // PROFILED_STEPS,
-            )
+    kernels, host = _sums(profile)
     kinds: dict[str, float] = {}
     for name, (ms, _) in kernels.items():
         kind = "NCCL" if "nccl" in name.lower() else kind_of(name)
@@ -262,12 +243,28 @@ def _profile(train_step: TrainStep, muon: Muon, rate: float) -> dict[str, Any]:
         "kernels_ms": round(sum(ms for ms, _ in kernels.values()), 2),
         "launches": sum(count for _, count in kernels.values()),
         "ms_by_kind": kinds,
+        "exchange": exchange_times(kernels_of(profile), PROFILED_STEPS),
         "kernels": _longest(kernels),
         "host": _longest(host),
     }
     if train_step.dist.is_main:
         print(type(muon).__name__, json.dumps(result, indent=1), flush=True)
     return result
+
+
+def _sums(profile: torch.profiler.profile) -> tuple[dict[str, tuple[float, int]], dict[str, tuple[float, int]]]:
+    """Return milliseconds and calls per step by name: of what ran on the device, and of the host's operations."""
+    kernels: dict[str, tuple[float, int]] = {}
+    host: dict[str, tuple[float, int]] = {}
+    for event in profile.key_averages():
+        on_device = event.device_type == DEVICE
+        microseconds = event.self_device_time_total if on_device else event.self_cpu_time_total
+        if not getattr(event, "is_user_annotation", False):
+            (kernels if on_device else host)[event.key] = (
+                microseconds / 1e3 / PROFILED_STEPS,
+                event.count // PROFILED_STEPS,
+            )
+    return kernels, host
 
 
 def _longest(taken: dict[str, tuple[float, int]]) -> list[list[Any]]:
@@ -279,6 +276,14 @@ def audits(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train a few steps with the diagnosis of the preset, and time steps and the parts of the audits."""
     overrides = {"data": str(arguments.data), "train.max_steps": str(arguments.steps), **dict(arguments.set)}
     return time_audits(arguments.preset, overrides)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = _Moment()
+    work()
+    ended = _Moment()
+    _wait()
+    return began.until(ended)
 
 
 def _wait() -> None:
@@ -304,6 +309,8 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--profile", action="store_true", help="profile each way after it was timed (steps)")
     parser.add_argument("--bucket-mb", type=int, default=0, help="size of the buckets in which gradients are exchanged")
     parser.add_argument("--whole-backward", action="store_true", help="compile the backward pass of two GPUs as one")
+    parser.add_argument("--exchange-bf16", action="store_true", help="exchange gradients rounded to bfloat16")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="ways to time (steps)")
     arguments = parser.parse_args(given)
     result = PARTS[arguments.part](arguments)
     if not result.pop("rank", 0):
