@@ -32,18 +32,17 @@ from glassgpt.data import load_tokenizer
 from glassgpt.data.files import write_atomically
 from glassgpt.generation.bench import endless_tokenizer
 from glassgpt.generation.engine.engine import Engine
-from glassgpt.generation.options import GenerationOptions
-from glassgpt.generation.precision import to_bfloat16
+from glassgpt.generation.precision import Precision, prepare_for_decoding
 from glassgpt.interchange.huggingface import export_model
 from glassgpt.model.build import build_model
 from glassgpt.model.config import GPT2_VOCAB_SIZE, ModelConfig
 from glassgpt.model.transformer import LanguageModel
+from gpu_parts.long_contexts import GREEDY, KERNELS, differing_texts, logprob_errors, random_prompts
 
 RESULTS = Path(__file__).parent / "results" / "contexts-gpu.json"
-OURS, DEFAULT, STATIC = "glassgpt", "transformers", "transformers, static cache, compiled"
-GREEDY = GenerationOptions(temperature=0.0, top_p=1.0)
-SCORED_TOKENS, REPORTED = 8, 20
-"""Greedy tokens whose log-probabilities are compared with float32, and most probable tokens per position."""
+OURS, DEFAULT, STATIC = KERNELS, "transformers", "transformers, static cache, compiled"
+MEASURED, ERRORS = "llama", "logprobs, largest difference from float32"
+PYTORCH = "the model in bfloat16 by PyTorch"
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,9 @@ class Sizes:
         batches: batch sizes.
         new_tokens: tokens that follow.
         rounds: timed rounds.
+        checked: tokens of the prompts that other shapes are checked with.
+        together: those of a batch whose texts are compared with the same texts alone.
+        compared: tokens of these texts.
     """
 
     model: ModelConfig
@@ -65,15 +67,24 @@ class Sizes:
     batches: tuple[int, ...]
     new_tokens: int
     rounds: int
+    checked: tuple[int, ...]
+    together: tuple[int, ...]
+    compared: int
 
 
 LLAMA = ModelConfig(
     arch="llama", vocab_size=GPT2_VOCAB_SIZE, context_length=8192, n_layer=12, n_head=12, n_embd=768, n_inner=2048, bias=False
 )  # fmt: skip
-FULL = Sizes(LLAMA, (512, 1024, 2048, 4096, 8192 - 256), (1024, 8192 - 256), (1, 8), 256, 3)
+FULL = Sizes(
+    LLAMA, (512, 1024, 2048, 4096, 8192 - 256), (1024, 8192 - 256), (1, 8), 256, 3,
+    (1100, 5000), (4096, 1500, 300, 4097, 3000, 64, 2048, 6000), 64,
+)  # fmt: skip
 SMALL = Sizes(
-    replace(LLAMA, context_length=96, n_layer=2, n_head=2, n_embd=16, n_inner=32), (8, 70), (8,), (1, 2), 9, 1
-)
+    replace(LLAMA, context_length=96, n_layer=2, n_head=2, n_embd=16, n_inner=32), (8, 70), (8,), (1, 2), 9, 1,
+    (40,), (30, 8), 9,
+)  # fmt: skip
+LARGEST_ERROR, FROM_TOKENS = 0.2, 1024
+"""Errors of log-probabilities that are too large, and the shortest prompt for which they count, in tokens."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +95,6 @@ class Call:
     later_rate: float
     whole: float
     memory: int
-
-
-def random_prompts(batch: int, length: int, seed: int) -> torch.Tensor:
-    """Return prompts (B, T) int64."""
-    return torch.randint(GPT2_VOCAB_SIZE, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
 class Ours:
@@ -198,45 +204,12 @@ def timed(work: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-@torch.inference_mode()
-def logprob_errors(exact: LanguageModel, ours: LanguageModel, theirs: Any, length: int) -> dict[str, float]:
-    """Return the largest difference from float32 of the log-probabilities of the most probable tokens.
-
-    Args:
-        exact: in float32.
-        ours: decodes; the tokens are its greedy ones.
-        theirs: transformers' model.
-        length: of the prompt.
-    """
-    prompt, device = random_prompts(1, length, 99)[0].tolist(), next(exact.parameters()).device
-    tokenizer = endless_tokenizer(ours)
-    engine = Engine(ours, tokenizer, slots=1, capacity=length + SCORED_TOKENS)
-    request = engine.prepare(prompt, replace(GREEDY, max_tokens=SCORED_TOKENS, seed=0), logprobs=REPORTED)
-    engine.add(request)
-    scored = []
-    while not engine.is_idle:
-        scored += [chunk.logprobs for chunk in engine.step()]
-    tokens = torch.tensor([[*prompt, *(each.token for each in scored)]], device=device)
-    at = slice(length - 1, length - 1 + SCORED_TOKENS)
-    wanted = exact(tokens)[0, at].log_softmax(-1)
-    of_peer = theirs(tokens).logits[0, at].float().log_softmax(-1)
-    ids = torch.tensor([[token for token, _ in each.top] for each in scored], device=device)
-    found = torch.tensor([[logprob for _, logprob in each.top] for each in scored], device=device)
-    difference = wanted.gather(1, ids) - found
-    return {
-        OURS: float(difference.abs().max()),
-        DEFAULT: float((wanted - of_peer).gather(1, ids).abs().max()),
-        "greedy tokens that are also float32's": int((wanted.argmax(-1) == tokens[0, length:]).sum()),
-        "of": SCORED_TOKENS,
-    }
-
-
 def peer_of(model: LanguageModel) -> Any:
     """Return transformers' model with the weights of ours, in the type and on the device of ours."""
     parameter = next(model.parameters())
     with tempfile.TemporaryDirectory() as folder:
         export_model(model, load_tokenizer("gpt2"), Path(folder) / "exported")
-        peer = transformers.AutoModelForCausalLM.from_pretrained(
+        peer: Any = transformers.AutoModelForCausalLM.from_pretrained(
             Path(folder) / "exported", dtype=parameter.dtype, attn_implementation="sdpa"
         )
     peer.generation_config.eos_token_id = None
@@ -281,6 +254,74 @@ def about(sizes: Sizes) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def other_shapes(llama: ModelConfig) -> dict[str, ModelConfig]:
+    """Return the shapes that are checked beside the one that is measured."""
+    return {
+        "llama, two queries per key": replace(llama, n_kv_head=llama.n_head // 2),
+        "modern, windows": replace(llama, arch="modern", n_inner=0, window=llama.context_length // 8),
+        "gpt2": replace(llama, arch="gpt2", bias=True, n_inner=0),
+    }
+
+
+def random_model(config: ModelConfig) -> LanguageModel:
+    """Return a model with random weights in float32, on the GPU if there is one."""
+    torch.manual_seed(0)
+    model = build_model(config).eval()
+    for parameter in model.parameters():
+        if not parameter.any():  # Modern begins with zeros, of which everything would be right
+            torch.nn.init.normal_(parameter, std=0.02)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def prepared(model: LanguageModel, precision: Precision = "auto") -> LanguageModel:
+    """Return the model as it decodes on a GPU, or as it is without one, for trying the script."""
+    return prepare_for_decoding(model, precision) if torch.cuda.is_available() else model
+
+
+def check(name: str, exact: LanguageModel, sizes: Sizes, peer: Any = None) -> Iterator[dict[str, Any]]:
+    """Yield the checks of one shape: differences from float32, and texts that differ alone and in a batch.
+
+    Args:
+        name: the shape.
+        exact: the model in float32.
+        sizes: lengths of prompts.
+        peer: transformers' model; without it, the package's own in PyTorch is the other code.
+    """
+    model = prepared(exact)
+    by, logits = (DEFAULT, _logits_of(peer)) if peer else (PYTORCH, model)
+    for length in sizes.prompts if peer else sizes.checked:
+        errors = logprob_errors(exact, model, by, logits, length)
+        is_wrong = length >= FROM_TOKENS and errors[KERNELS] >= LARGEST_ERROR
+        yield {"shape": name, "prompt": length, ERRORS: errors, "broken": is_wrong}
+    for precision in ("auto", "fp8-kv") if peer else ("auto",):
+        different = differing_texts(prepared(exact, precision), sizes.together, sizes.compared)
+        yield {
+            "shape": name, "precision": precision, "prompts": sizes.together, "differ alone and in a batch": different,
+            "broken": any(different[each] for each in ("texts", "log-probabilities")),
+        }  # fmt: skip
+
+
+def _logits_of(peer: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda tokens: peer(tokens).logits
+
+
+def checks(exact: LanguageModel, sizes: Sizes, peer: Any) -> Iterator[dict[str, Any]]:
+    """Yield the checks of all shapes; one that fails does not cost the others."""
+    for name, config in {MEASURED: None, **other_shapes(sizes.model)}.items():
+        try:
+            yield from check(name, random_model(config) if config else exact, sizes, None if config else peer)
+        except Exception as error:  # noqa: BLE001 - it is a result
+            yield {"shape": name, "failed": f"{type(error).__name__}: {str(error)[:300]}", "broken": True}
+
+
+def points(sizes: Sizes, *, usual: bool, compiled: bool) -> Iterator[tuple[int, int, tuple[str, ...]]]:
+    """Yield batch size, tokens of the prompts, and systems beside the usual two."""
+    if usual:
+        yield from ((batch, length, ()) for batch in sizes.batches for length in sizes.prompts)
+    if compiled:
+        yield from ((1, length, (STATIC,)) for length in sizes.compiled)
+
+
 def main() -> None:
     """Measure, and write the file after each part."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -288,37 +329,35 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="tiny sizes, to try the script")
     parser.add_argument("--no-compile", action="store_true", help="leave out transformers' compiled way")
     parser.add_argument(
-        "--only-compile", action="store_true", help="measure only what includes transformers' compiled way"
+        "--only-compile", action="store_true", help="measure only with its compiled way, without checks"
     )
     chosen = parser.parse_args()
     sizes = SMALL if chosen.small else FULL
-    result: dict[str, Any] = {**about(sizes), "logprobs, largest difference from float32": {}, "rows": []}
+    result: dict[str, Any] = {**about(sizes), ERRORS: {}, "checks": [], "rows": []}
 
     def save() -> None:
         write_atomically(chosen.out, (json.dumps(result, indent=2) + "\n").encode())
 
-    torch.manual_seed(0)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    exact = build_model(sizes.model).eval().to(device)
-    model = to_bfloat16(exact) if device == "cuda" else exact
+    exact = random_model(sizes.model)
+    model = prepared(exact)
     peer = peer_of(model)
-    for length in sizes.prompts:
-        errors = logprob_errors(exact, model, peer, length)
-        result["logprobs, largest difference from float32"][str(length)] = errors
-        print(length, errors, flush=True)
+    for found in () if chosen.only_compile else checks(exact, sizes, peer):
+        if found["shape"] == MEASURED and ERRORS in found:
+            result[ERRORS][str(found["prompt"])] = found[ERRORS]
+        result["checks"].append(found)
+        print(found, flush=True)
         save()
-    points = [] if chosen.only_compile else [(batch, length, ()) for batch in sizes.batches for length in sizes.prompts]
-    if not chosen.no_compile:
-        points += [(1, length, (STATIC,)) for length in sizes.compiled]
-    for batch, length, more in points:
+    for batch, length, more in points(sizes, usual=not chosen.only_compile, compiled=not chosen.no_compile):
         systems: dict[str, Ours | Theirs] = {
             DEFAULT: Theirs(peer, sizes.new_tokens),
             OURS: Ours(model, batch, length + sizes.new_tokens, sizes.new_tokens),
-            **{name: Theirs(peer, sizes.new_tokens, cache_implementation="static") for name in more},
         }
+        systems |= {name: Theirs(peer, sizes.new_tokens, cache_implementation="static") for name in more}
         rows = list(measure(systems, batch, length, sizes.rounds))
         result["rows"] += rows if not more else [{**row, "part": f"{row['part']}, compiled"} for row in rows]
         save()
+    if any(found["broken"] for found in result["checks"]):
+        raise SystemExit("a check failed: see `checks` in the result")
 
 
 if __name__ == "__main__":
