@@ -59,6 +59,14 @@ def test_files_of_recipes_have_valid_settings(recipes, path):
     assert len({json.dumps(settings) for settings in found.recipes.values()}) == len(found.recipes)
 
 
+def test_preset_has_the_settings_that_were_chosen_and_measured():
+    from glassgpt.config import load_config
+
+    result = json.loads((BENCHMARKS / "results" / "time-to-loss.json").read_text(encoding="utf-8"))
+    chosen = dict(setting.split("=") for setting in result["h200_six_blocks"]["settings"].split())
+    assert load_config("textbooks-fast") == load_config("textbooks-124m-fast", chosen)
+
+
 def test_fp8_is_predicted_to_shorten_what_grows_with_the_batch(recipes):
     found = recipes.Plan("textbooks-124m-fast", "off", {"off": {}, "all": {"train.fp8": "all"}})
     off, all_ = (row["predicted_step_ms"] for row in found.describe()["recipes"].values())

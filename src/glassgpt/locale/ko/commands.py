@@ -185,6 +185,7 @@ HELP = {
     "The smallest preset: trains in seconds on any CPU, with any tokenizer. For experiments and tests.": "가장 작은 프리셋. 어떤 CPU, 어떤 토크나이저로도 몇 초면 학습. 실험과 테스트용.",
     "A small model for a few minutes on one GPU: 6 layers, 11 M parameters plus embeddings.": "GPU 하나로 몇 분이면 되는 작은 모델. 6층, 임베딩을 뺀 매개변수 1,100만 개.",
     "textbooks-124m in about twelve seconds on an H100: the lowest loss within less than one epoch of a small text.": "H100에서 12초쯤 걸리는 textbooks-124m. 작은 글을 한 번 다 읽기 전에 얻는 가장 낮은 손실.",
+    "textbooks-124m-fast with half the blocks and context: the loss of a tuned nanoGPT after six seconds on an H200.": "블록 수와 컨텍스트를 절반으로 줄인 textbooks-124m-fast. H200에서 6초면 조정한 nanoGPT의 마지막 손실에 이릅니다.",
     "The architecture of Llama at the size of tiny: 4 layers, 1 M parameters plus embeddings, a few minutes on a CPU.": "tiny 크기의 Llama 구조: 층 4개, 임베딩을 뺀 매개변수 100만 개, CPU로 몇 분.",
     "From scratch on a few million tokens of prose, in three minutes on one GPU: the modern recipe at GPT-2's size.": "GPU 하나로 3분, 산문 수백만 토큰으로 처음부터 학습. GPT-2 크기의 최신 레시피.",
     "A small model for a few minutes on a CPU: 4 layers, 1 M parameters plus embeddings.": "CPU로 몇 분이면 되는 작은 모델. 4층, 임베딩을 뺀 매개변수 100만 개.",
