@@ -76,7 +76,7 @@ FP8_TILE_TABLES = {
     FEW_ROWS: TILE_TABLES[FEW_ROWS],
     64: TileTable(Tiles(32, 64, 64, 4, 3), Tiles(32, 32, 64, 2), Tiles(32, 32, 32, 2, 3), Tiles(32, 32, 64, 2)),
 }
-"""With weights in 8 bits; not measured yet. No tile has 64 rows and four warps: for those, the compiler chooses another
+"""With weights in 8 bits; other sizes were not tried. No tile has 64 rows and four warps: for those, the compiler chooses another
 instruction, which takes the columns in another order than the one for few rows (seen in Triton 3.6's code)."""
 
 
