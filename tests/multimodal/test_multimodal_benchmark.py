@@ -105,6 +105,11 @@ def test_the_last_checkpoint_is_evaluated_besides_the_best(script, data, tmp_pat
         words.split()[words.split().index("--checkpoint") + 1] for words in commands.done if "evaluate" in words[:9]
     ]
     assert asked == ["best", "best", "latest", "latest"]
+    (tmp_path / "out/other.json").write_text("{}")
+    assert list(script.collect(tmp_path / "out")["exact answers"]) == [
+        "emoji, preset",
+        "emoji, preset, last checkpoint",
+    ]
     assert {"emoji-preset-1.answers.json", "last-emoji-preset-1.answers.json"} <= {
         path.name for path in (tmp_path / "out").iterdir()
     }
