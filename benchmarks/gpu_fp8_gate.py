@@ -6,8 +6,9 @@
 
 `--base` trains the common checkpoint; other processes compile meanwhile and wait for it. Each variant then continues it
 with the batches of each seed while the rate falls to zero, validates on the whole text, and writes its result after each
-seed; a process that is started again continues behind the last one. The differences from `off` at equal seeds are reported
-with a 95 % interval. `other` is bf16 with other micro-batches: its difference from `off` is the noise of rounding alone.
+seed; a process that is started again continues behind the last one. If other programs fill the GPU, it waits for free
+memory first. The differences from `off` at equal seeds are reported with a 95 % interval. `other` is bf16 with other
+micro-batches: its difference from `off` is the noise of rounding alone.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from glassgpt.training.loss import TrainingLoss
 from glassgpt.training.outcomes import OutOfMemory, Skipped
 from glassgpt.training.parallel import ParallelLoss
 from glassgpt.training.step import TrainStep
+from gpu_parts.memory import reserve_memory
 
 T_95 = (math.nan, 12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145)
 """97.5 % quantiles of Student's t, by degrees of freedom; 1.96 beyond."""
@@ -157,7 +159,12 @@ class Branches:
         self._step.model.train()
         for i in range(count):
             outcome = self._step.run(i + 1, rate(i))
-            if isinstance(outcome, Skipped | OutOfMemory):
+            if isinstance(outcome, OutOfMemory):
+                raise SystemExit(
+                    f"step {i + 1} of {self._given.variant}: out of GPU memory. End other programs on this GPU and start"
+                    f" again; seeds with a result are kept.\n{outcome.message[:200]}"
+                )
+            if isinstance(outcome, Skipped):
                 raise SystemExit(f"step {i + 1} of {self._given.variant} was not applied: {outcome}")
         if isinstance(outcome := self._step.finish(), Skipped):
             raise SystemExit(f"the last step of {self._given.variant} was not applied: {outcome}")
@@ -287,6 +294,7 @@ def main() -> None:
     given = _parser().parse_args()
     if given.part == "train":
         given.work.mkdir(parents=True, exist_ok=True)
+        reserve_memory(given.memory_gb, seconds=min(given.wait_seconds, given.until - time.time()))
         Branches(given).run()
         return
     text = json.dumps(report(given.files), indent=1)
@@ -315,6 +323,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--rate", type=float, default=1e-3)
     train.add_argument("--eval-tokens", type=int, default=0, help="validation tokens; 0 for all")
     train.add_argument("--until", type=float, default=math.inf, help="Unix time from which no seed is begun")
+    train.add_argument("--memory-gb", type=float, default=16, help="GPU memory to wait for before training; 0 for none")
+    train.add_argument("--wait-seconds", type=float, default=120, help="longest time to wait for it")
     compare = parts.add_parser("report", help="report the differences from off")
     compare.add_argument("files", type=Path, nargs="+", help="results; off.json is the reference")
     compare.add_argument("--out", type=Path, required=True)

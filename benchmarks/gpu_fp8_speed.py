@@ -7,7 +7,8 @@
 `check` compares the head's loss and gradients with float64, and times its parts. `compile` fills PyTorch's caches, so that
 several processes can do so at once. `turns` keeps all variants and nanoGPT's train.py on the GPU and times one after the
 other; nanoGPT is a process that is stopped meanwhile, and its times are those that it prints. Results are written after each
-turn. `--small` runs everything on a CPU with tiny sizes, without 8-bit variants.
+turn. If other programs fill the GPU, all wait for free memory first. `--small` runs everything on a CPU with tiny sizes,
+without 8-bit variants.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from glassgpt.training.loss import TrainingLoss
 from glassgpt.training.outcomes import OutOfMemory, Skipped
 from glassgpt.training.step import TrainStep
 from gpu_parts.fp8_check import checks, part_times
+from gpu_parts.memory import reserve_memory
 from gpu_parts.nanogpt import NanoGPT
 from gpu_parts.timeline import timeline
 
@@ -54,6 +56,8 @@ TUNED = "-tuned"
 OPTIONS = ("coordinate_descent_tuning", "triton.mix_order_reduction_autotune_split_size")
 VARIANTS = ("off", "head", "mlp", "all", "off-tuned", "head-tuned", "mlp-tuned")
 WARM_UP = 3
+ALONE_GB, OWN_GB, PEER_GB = 34, 48, 52
+"""Memory to wait for: of one variant or check, of all variants, which share it in turns, and of nanoGPT beside them."""
 
 
 @dataclass
@@ -111,7 +115,6 @@ def build(name: str, small: bool) -> Variant:
         variant.finish()
     if torch.cuda.is_available():
         variant.peak_bytes = torch.cuda.max_memory_allocated() - before
-        torch.cuda.empty_cache()  # for the other processes
     print(f"{name}: first step {variant.first_seconds:.0f} s, {variant.peak_bytes} bytes", flush=True)
     return variant
 
@@ -267,6 +270,9 @@ def main() -> None:
     """Check, compile, or time in turns."""
     given = _parser().parse_args()
     signal.signal(signal.SIGTERM, _exit)
+    if not given.small:
+        peers = PEER_GB if given.part == "turns" and given.peer else 0
+        reserve_memory(OWN_GB if given.part == "turns" else ALONE_GB, peers, seconds=given.wait_seconds)
     if given.part == "check":
         check(given)
         return
@@ -289,6 +295,7 @@ def _parser() -> argparse.ArgumentParser:
     timed = parts.add_parser("turns", help="time variants and nanoGPT in turns")
     for part in (checked, compiled, timed):
         part.add_argument("--small", action="store_true", help="tiny sizes")
+        part.add_argument("--wait-seconds", type=float, default=120, help="longest time to wait for free GPU memory")
     for part in (checked, timed):
         part.add_argument("--out", type=Path, required=True, help="result file")
     for part in (compiled, timed):

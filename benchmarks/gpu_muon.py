@@ -40,7 +40,7 @@ from glassgpt.training.hardware import resolve_hardware, versions
 from glassgpt.training.muon import Muon
 from glassgpt.training.step import TrainStep
 from gpu_parts.audit_parts import time_audits
-from gpu_parts.exchange import DEVICE, exchange_times, kernels_of, measure_collectives, other_exchange
+from gpu_parts.exchange import DEVICE, exchange_times, kernels_of, measure_collectives, of_all_ranks, other_exchange
 from gpu_parts.steps import kind_of
 
 WARMUP, PROFILED_STEPS, LISTED = 4, 5, 30
@@ -238,12 +238,14 @@ def _profile(train_step: TrainStep, muon: Muon, rate: float) -> dict[str, Any]:
     for name, (ms, _) in kernels.items():
         kind = "NCCL" if "nccl" in name.lower() else kind_of(name)
         kinds[kind] = round(kinds.get(kind, 0.0) + ms, 2)
+    exchange = exchange_times(kernels_of(profile), PROFILED_STEPS)
     result = {
         "wall_ms": round(1e3 * wall / PROFILED_STEPS, 2),
         "kernels_ms": round(sum(ms for ms, _ in kernels.values()), 2),
         "launches": sum(count for _, count in kernels.values()),
         "ms_by_kind": kinds,
-        "exchange": exchange_times(kernels_of(profile), PROFILED_STEPS),
+        "exchange": exchange,
+        "exchange_by_rank": of_all_ranks(exchange, train_step.dist),
         "kernels": _longest(kernels),
         "host": _longest(host),
     }

@@ -22,3 +22,11 @@ def test_exchange_beside_other_kernels_is_hidden(monkeypatch: pytest.MonkeyPatch
         "AllGather": {"ms": 0.25, "exposed_ms": 0.0, "count": 0.5},
     }
     assert found["idle_ms"] == 0.5  # between 5 and 6 ms
+
+
+def test_times_of_one_process_are_those_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    load_script("gpu_muon", monkeypatch)
+    exchange = importlib.import_module("gpu_parts.exchange")
+    from glassgpt.training.distributed import DistributedContext
+
+    assert exchange.of_all_ranks({"idle_ms": 0.5}, DistributedContext()) == [{"idle_ms": 0.5}]

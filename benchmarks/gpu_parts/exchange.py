@@ -59,6 +59,18 @@ def exchange_times(kernels: Sequence[Kernel], steps: int) -> dict[str, Any]:
     return {"collectives": per_step, "idle_ms": round((span - _length(everything)) / 1e3 / steps, 3)}
 
 
+def of_all_ranks(times: dict[str, Any], dist: DistributedContext) -> list[dict[str, Any]]:
+    """Return the times of each rank, on all ranks.
+
+    A collective ends on all ranks at once and runs on each from its own start, so the shortest time of the ranks is that of
+    the exchange, and what it takes longer on another rank is waiting.
+    """
+    found: list[Any] = [times] * dist.world_size
+    if dist.world_size > 1:
+        torch_distributed.all_gather_object(found, times)
+    return found
+
+
 def _union(kernels: Iterable[Kernel]) -> list[tuple[float, float]]:
     """Return the intervals in which at least one kernel ran, in order."""
     merged: list[tuple[float, float]] = []
