@@ -204,6 +204,18 @@ def test_long_prompts_are_measured_at_small_sizes(monkeypatch, tmp_path):
     assert all(row["figure"] > 0 for row in found["rows"])
 
 
+def test_weights_have_the_names_and_the_order_of_gpt_fast(monkeypatch):
+    script = load_script("gpu_gptfast", monkeypatch)
+    rows = script.neighbors_first(torch.arange(8.0)[:, None], heads=2)  # two heads of four channels
+    assert rows.flatten().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+    config = script.SMALL.model
+    weights = script.peer_weights(build_model(config))
+    assert weights["layers.1.attention.wqkv.weight"].shape == (3 * config.n_embd, config.n_embd)
+    assert {name for name in weights if not name.startswith("layers.")} == {
+        "tok_embeddings.weight", "norm.weight", "output.weight",
+    }  # fmt: skip
+
+
 def test_rows_can_have_absolute_targets(monkeypatch):
     pytest.importorskip("triton", reason="Triton is for Linux")
     script = load_script("gpu_generate", monkeypatch)
