@@ -4,10 +4,12 @@
     python benchmarks/gpu_muon.py steps --data DATA --out FILE
     torchrun --nproc-per-node 2 benchmarks/gpu_muon.py steps --data DATA --out FILE --set train.batch_tokens=131072
     python benchmarks/gpu_muon.py audits --data DATA --out FILE
+    python benchmarks/gpu_muon.py products --out FILE
 
 `bits` compares weights and momentum of both ways after some steps with random gradients, and exits with 1 if they differ.
 `steps` trains with both in turns in one process, with the same compiled model. `audits` trains a few steps as
-`glassgpt train` does, and times each part of an audit.
+`glassgpt train` does, and times each part of an audit. `products` compares the products of Muon's iterations, as they are and
+by a kernel for symmetric ones, with float64, and times them in turns. Without a GPU its matrices are small.
 """
 
 from __future__ import annotations
@@ -41,10 +43,10 @@ from glassgpt.training.muon import Muon
 from glassgpt.training.step import TrainStep
 from gpu_parts.audit_parts import time_audits
 from gpu_parts.exchange import DEVICE, exchange_times, kernels_of, measure_collectives, of_all_ranks, other_exchange
+from gpu_parts.moments import HAS_GPU, Moment, wait
 from gpu_parts.steps import kind_of
 
 WARMUP, PROFILED_STEPS, LISTED = 4, 5, 30
-HAS_GPU = torch.cuda.is_available()
 WAYS: dict[str, type[Muon]] = {"plain": Muon, "captured": CapturedMuon if HAS_GPU else Muon}
 
 
@@ -90,11 +92,11 @@ def _equal_sets(arguments: argparse.Namespace, device: torch.device) -> dict[str
 
 def _timed_update(muon: Muon) -> dict[str, float]:
     """Return milliseconds of an update, of the host until everything is queued and of the device."""
-    _wait()
-    start, began = time.perf_counter(), _Moment()
+    wait()
+    start, began = time.perf_counter(), Moment()
     muon.step()
-    host, ended = time.perf_counter() - start, _Moment()
-    _wait()
+    host, ended = time.perf_counter() - start, Moment()
+    wait()
     return {"host_ms": round(1e3 * host, 2), "device_ms": round(1e3 * began.until(ended), 2)}
 
 
@@ -164,15 +166,15 @@ def _timed(train_step: TrainStep, muon: Muon, rate: float, count: int) -> dict[s
     for _ in range(WARMUP):
         train_step.run(1, rate)
     train_step.finish()
-    _wait()
+    wait()
     clock = _UpdateClock(train_step)
     with patch.object(train_step, "_update", clock):
-        ends = [_Moment()]
+        ends = [Moment()]
         for _ in range(count):
             train_step.run(1, rate)
-            ends.append(_Moment())
+            ends.append(Moment())
         train_step.finish()
-        _wait()
+        wait()
     taken = [before.until(after) for before, after in pairwise(ends)]
     return {
         "step_ms": 1e3 * statistics.median(taken),
@@ -187,30 +189,14 @@ class _UpdateClock:
 
     def __init__(self, train_step: TrainStep) -> None:
         self._update = train_step._update  # pyright: ignore[reportPrivateUsage]
-        self.moments: list[tuple[_Moment, _Moment]] = []
+        self.moments: list[tuple[Moment, Moment]] = []
         self.host: list[float] = []
 
     def __call__(self, step: int) -> None:
-        start, began = time.perf_counter(), _Moment()
+        start, began = time.perf_counter(), Moment()
         self._update(step)
-        self.moments.append((began, _Moment()))
+        self.moments.append((began, Moment()))
         self.host.append(time.perf_counter() - start)
-
-
-class _Moment:
-    """A moment on the device's clock, or on the host's if there is no GPU."""
-
-    def __init__(self) -> None:
-        self._event = torch.cuda.Event(enable_timing=True) if HAS_GPU else None
-        self._host = time.perf_counter()
-        if self._event is not None:
-            self._event.record()
-
-    def until(self, later: _Moment) -> float:
-        """Return the seconds until a later moment; the device must have reached both."""
-        if self._event is None or later._event is None:
-            return later._host - self._host
-        return self._event.elapsed_time(later._event) / 1e3
 
 
 def _summary(rounds: Sequence[dict[str, dict[str, float]]]) -> dict[str, Any]:
@@ -225,12 +211,12 @@ def _profile(train_step: TrainStep, muon: Muon, rate: float) -> dict[str, Any]:
     for _ in range(WARMUP):
         train_step.run(1, rate)
     train_step.finish()
-    _wait()
+    wait()
     with torch.profiler.profile(activities=activities) as profile:
         start = time.perf_counter()
         for _ in range(PROFILED_STEPS):
             train_step.run(1, rate)
-        _wait()
+        wait()
         wall = time.perf_counter() - start
     train_step.finish()
     kernels, host = _sums(profile)
@@ -280,20 +266,27 @@ def audits(arguments: argparse.Namespace) -> dict[str, Any]:
     return time_audits(arguments.preset, overrides)
 
 
+def products(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Compare and time the ways to compute the products of Muon's iterations, for the matrices of several presets."""
+    from gpu_parts.products import compare_products  # imports Triton, which is for Linux
+
+    return compare_products(arguments.rounds)
+
+
 def _seconds(work: Callable[[], object]) -> float:
-    began = _Moment()
+    began = Moment()
     work()
-    ended = _Moment()
-    _wait()
+    ended = Moment()
+    wait()
     return began.until(ended)
 
 
-def _wait() -> None:
-    if HAS_GPU:
-        torch.cuda.synchronize()
-
-
-PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {"bits": bits, "steps": steps, "audits": audits}
+PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "bits": bits,
+    "steps": steps,
+    "audits": audits,
+    "products": products,
+}
 
 
 def main(given: Sequence[str] | None = None) -> None:

@@ -1,0 +1,96 @@
+"""The kernel of symmetric products, in Triton's interpreter, and the benchmark that compares it with PyTorch's products."""
+
+import importlib
+import json
+
+import pytest
+import torch
+
+from glassgpt.training.muon import orthogonalize
+from scripts import load_script
+
+pytest.importorskip("triton", reason="Triton is for Linux")
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="for Triton's interpreter; gpu_muon.py checks a GPU")
+
+
+@pytest.fixture
+def muon(monkeypatch):
+    return load_script("gpu_muon", monkeypatch)
+
+
+@pytest.fixture
+def symmetric(muon):
+    return importlib.import_module("gpu_parts.symmetric")
+
+
+@pytest.fixture
+def products(muon):
+    return importlib.import_module("gpu_parts.products")
+
+
+def error(found, exact):
+    return ((found.double() - exact).norm() / exact.norm()).item()
+
+
+def matrices(count, n_rows, n_columns, is_tall=False):
+    """Return matrices (count, n_rows, n_columns) as Muon has them: of tall ones it uses the transposed view."""
+    shape = (count, n_columns, n_rows) if is_tall else (count, n_rows, n_columns)
+    drawn = (torch.randn(shape) / n_columns**0.5).half()  # the interpreter does not multiply bfloat16
+    return drawn.mT if is_tall else drawn
+
+
+PRESETS = [(2, 24, 24, False), (2, 24, 96, False), (1, 24, 96, True)]  # their matrices' sizes over 32
+ODD = [(1, 1, 3, False), (1, 37, 53, False), (2, 33, 35, True)]
+TWELVE_TILES = [(1, 192, 16, False)]  # 768 rows in tiles of 64
+
+
+@pytest.mark.parametrize("shape", [*PRESETS, *ODD, *TWELVE_TILES])
+@pytest.mark.parametrize("size", [16, 32])
+def test_products_are_symmetric_and_as_exact_as_pytorch(symmetric, shape, size):
+    tile = symmetric.Tile(size, 16, 4, 1)
+    x = matrices(*shape)
+    gram = symmetric.symmetric_product(x, tile=tile)
+    square = symmetric.symmetric_product(gram, gram, 0.5, -2.8, tile=tile)
+    for found, arguments in ((gram, (x,)), (square, (gram, gram, 0.5, -2.8))):
+        exact = symmetric.reference(*(each.double() if torch.is_tensor(each) else each for each in arguments))
+        assert torch.equal(found, found.mT)
+        assert error(found, exact) <= 1.001 * error(symmetric.reference(*arguments), exact)
+
+
+def test_only_the_lower_half_of_the_added_matrix_is_read(symmetric):
+    x = matrices(1, 40, 16)
+    added = torch.eye(40, dtype=x.dtype)[None].clone()
+    expected = symmetric.symmetric_product(x, added, 1.0, 1.0, tile=symmetric.Tile(16, 16, 4, 1))
+    added[0][torch.ones(40, 40, dtype=torch.bool).triu(1)] = torch.nan
+    assert torch.equal(symmetric.symmetric_product(x, added, 1.0, 1.0, tile=symmetric.Tile(16, 16, 4, 1)), expected)
+
+
+def test_orthogonalization_by_other_products_is_the_same(products, symmetric):
+    for drawn in (torch.randn(2, 6, 8), torch.randn(2, 8, 6), torch.randn(2, 6, 6)):
+        found = products.orthogonalize_by(symmetric.reference, symmetric.reference, drawn)
+        torch.testing.assert_close(found, orthogonalize(drawn))
+
+
+def test_the_stacks_are_those_of_the_presets(products, monkeypatch):
+    monkeypatch.setattr(products, "HAS_GPU", True)
+    wanted = {(48, 768, 768), (12, 3072, 768), (12, 768, 3072)}
+    assert set(products.stacks_of("textbooks-124m")) == wanted
+    assert set(products.stacks_of("textbooks-fast")) == {(count // 2, *shape) for count, *shape in wanted}
+
+
+def test_the_benchmark_writes_errors_times_and_gains(muon, products, monkeypatch, tmp_path):
+    monkeypatch.setattr(products, "STEP_MS", {"nano": 10.0})
+    monkeypatch.setattr(products, "TRIED", products.SMALL_TILES[:1])
+    monkeypatch.setattr(products, "stacks_of", lambda preset: [products.Stack(1, 8, 6)])
+    muon.main(["products", "--rounds", "1", "--out", str(tmp_path / "out.json")])
+    found = json.loads((tmp_path / "out.json").read_text())
+    (row,) = found["rows"]
+    assert row["stack"] == [1, 8, 6]
+    for product in ("gram", "square"):
+        assert row[product]["16x16x4x1"]["symmetric"]
+        assert row[product]["16x16x4x1"]["error"] < 1e-3
+    assert row["orthogonalize"]["symmetric"]["error"] <= 2 * row["orthogonalize"]["baddbmm"]["error"]
+    gains = found["gains"]["nano"]
+    saved = gains["ms"]["compiled"] - gains["ms"]["symmetric"]
+    assert gains["saved_ms"]["symmetric"] == pytest.approx(saved, abs=2e-3)
+    assert gains["saved_percent_of_step"]["symmetric"] == pytest.approx(100 * saved / 10.0, abs=0.02)
