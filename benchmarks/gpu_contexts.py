@@ -38,6 +38,7 @@ from glassgpt.model.build import build_model
 from glassgpt.model.config import GPT2_VOCAB_SIZE, ModelConfig
 from glassgpt.model.transformer import LanguageModel
 from gpu_parts.long_contexts import GREEDY, KERNELS, differing_texts, logprob_errors, random_prompts
+from gpu_parts.moments import later_rate
 
 RESULTS = Path(__file__).parent / "results" / "contexts-gpu.json"
 OURS, DEFAULT, STATIC = KERNELS, "transformers", "transformers, static cache, compiled"
@@ -130,19 +131,6 @@ class Ours:
         whole = time.perf_counter() - start
         times = list(arrived.values())
         return Call(max(each[0] for each in times), later_rate(times), whole, peak() - self._allocated_before)
-
-
-def later_rate(arrivals: list[list[float]]) -> float:
-    """Return tokens per second between the last sequence's first token and the first sequence's last.
-
-    Args:
-        arrivals: seconds at which each sequence's tokens arrived. Those of one launch arrive together, which is why tokens
-            within a millisecond of the start are left out.
-    """
-    begin, end = max(times[0] for times in arrivals) + 1e-3, min(times[-1] for times in arrivals)
-    last_before = max((at for times in arrivals for at in times if at <= begin), default=begin)
-    later = sum(begin < at <= end for times in arrivals for at in times)
-    return later / (end - last_before) if later else float("nan")
 
 
 class Theirs:

@@ -44,6 +44,7 @@ from glassgpt.training.outcomes import OutOfMemory, Skipped
 from glassgpt.training.step import TrainStep
 from gpu_parts.fp8_check import checks, part_times
 from gpu_parts.memory import reserve_memory
+from gpu_parts.moments import Moment, wait
 from gpu_parts.nanogpt import NanoGPT
 from gpu_parts.timeline import timeline
 
@@ -91,7 +92,7 @@ class Variant:
         """Wait for all queued steps."""
         if isinstance(outcome := self.step.finish(), Skipped):
             raise RuntimeError(f"a step of {self.name} was not applied: {outcome}")
-        _wait()
+        wait()
 
 
 def build(name: str, small: bool) -> Variant:
@@ -136,21 +137,12 @@ def time_turn(variant: Variant, steps: int) -> None:
     """Time steps that are queued as in training, each from its end to the end of the next one."""
     with variant.step.hardware.kernels():
         variant.run(WARM_UP)
-        if not torch.cuda.is_available():
-            ends = list[float]()
-            for _ in range(steps + 1):
-                variant.run(1)
-                ends.append(time.perf_counter())
-            taken = [1e3 * (after - before) for before, after in pairwise(ends)]
-        else:
-            events = [torch.cuda.Event(enable_timing=True) for _ in range(steps + 1)]
-            for event in events:
-                variant.run(1)
-                event.record()
-            torch.cuda.synchronize()
-            taken = [before.elapsed_time(after) for before, after in pairwise(events)]
+        ends = list[Moment]()
+        for _ in range(steps + 1):
+            variant.run(1)
+            ends.append(Moment())
         variant.finish()
-    variant.times.append([round(ms, 2) for ms in taken])
+    variant.times.append([round(1e3 * before.until(after), 2) for before, after in pairwise(ends)])
 
 
 def turns(given: argparse.Namespace) -> None:
@@ -255,11 +247,6 @@ def _write(out: Path, result: dict[str, Any]) -> None:
 
 def _allocated() -> int:
     return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def _exit(number: int, frame: object) -> None:

@@ -33,6 +33,7 @@ from glassgpt.generation.precision import prepare_for_decoding
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.transformer import LanguageModel
+from gpu_parts.moments import later_rate, wait
 
 RESULTS = Path(__file__).parent / "results" / "gpt-fast-gpu.json"
 OURS, PEER = "glassgpt", "gpt-fast, compiled"
@@ -121,10 +122,10 @@ class Theirs:
     def __call__(self, prompt: Tensor, new: int, top_k: int = 50) -> tuple[list[int], float]:
         """Generate."""
         prompt = prompt.to(DEVICE)
-        synchronize()
+        wait()
         start = time.perf_counter()
         text, _ = self._generate(self._model, prompt, new, temperature=1.0, top_k=top_k, **self._given)
-        synchronize()
+        wait()
         return text.flatten()[prompt.numel() :].tolist(), time.perf_counter() - start
 
     def rates(self, prompt: Tensor, new: int) -> dict[str, float]:
@@ -141,7 +142,7 @@ class Ours:
 
     def __call__(self, prompt: Tensor, new: int, top_k: int = 50) -> tuple[list[int], list[float]]:
         """Generate."""
-        synchronize()
+        wait()
         start, tokens, arrived = time.perf_counter(), [], []
         self._engine.submit(prompt.tolist(), replace(TOP_50, top_k=top_k, max_tokens=new, seed=0))
         while not self._engine.is_idle:
@@ -153,14 +154,7 @@ class Ours:
     def rates(self, prompt: Tensor, new: int) -> dict[str, float]:
         """Return tokens per second."""
         _, arrived = self(prompt, new)
-        first = [at for at in arrived if at <= arrived[0] + 1e-3]  # tokens of one launch arrive together
-        return {WHOLE: new / arrived[-1], LATER: (new - len(first)) / (arrived[-1] - first[-1])}
-
-
-def synchronize() -> None:
-    """Wait for what is under way on the GPU."""
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
+        return {WHOLE: new / arrived[-1], LATER: later_rate([arrived])}
 
 
 def equal_tokens(theirs: Theirs, ours: Ours, prompt: Tensor, new: int) -> int:

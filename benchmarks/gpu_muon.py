@@ -42,9 +42,10 @@ from glassgpt.training.hardware import resolve_hardware, versions
 from glassgpt.training.muon import Muon
 from glassgpt.training.step import TrainStep
 from gpu_parts.audit_parts import time_audits
-from gpu_parts.exchange import DEVICE, exchange_times, kernels_of, measure_collectives, of_all_ranks, other_exchange
-from gpu_parts.moments import HAS_GPU, Moment, wait
+from gpu_parts.exchange import exchange_times, measure_collectives, of_all_ranks, other_exchange
+from gpu_parts.moments import HAS_GPU, Moment, seconds_of, wait
 from gpu_parts.steps import kind_of
+from gpu_parts.timeline import DEVICE, kernels_of
 
 WARMUP, PROFILED_STEPS, LISTED = 4, 5, 30
 WAYS: dict[str, type[Muon]] = {"plain": Muon, "captured": CapturedMuon if HAS_GPU else Muon}
@@ -136,7 +137,7 @@ def steps(arguments: argparse.Namespace) -> dict[str, Any]:
                     for _ in range(arguments.rounds)
                 ]
                 found = {"first_step_seconds": round(first, 1), "processes": dist.world_size, **_summary(rounds)}
-                found["collectives"] = measure_collectives(dist, hardware.device, _seconds)
+                found["collectives"] = measure_collectives(dist, hardware.device, seconds_of)
                 print(json.dumps(found, indent=1) if dist.is_main else "", flush=True)
                 profiles = (
                     {way: _profile(train_step, muon, rate) for way, muon in ways.items()} if arguments.profile else {}
@@ -271,14 +272,6 @@ def products(arguments: argparse.Namespace) -> dict[str, Any]:
     from gpu_parts.products import compare_products  # imports Triton, which is for Linux
 
     return compare_products(arguments.rounds)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    began = Moment()
-    work()
-    ended = Moment()
-    wait()
-    return began.until(ended)
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {

@@ -257,35 +257,28 @@ def time_best(arguments: argparse.Namespace) -> None:
     found = {name: row for name, row in result["recipes"].items() if "predicted_seconds" in row}
     best = sorted(found, key=lambda name: found[name]["predicted_seconds"])[: arguments.best]
     for name in best:
-        same = [row for row in found.values() if "step_ms" in row and _shape(row) == _shape(found[name])]
-        if same:
-            found[name] |= {"step_ms": same[0]["step_ms"]}
-            _write(arguments.result, compared(result))
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder) / "speed.json"
-            command = [
-                *(
-                    sys.executable,
-                    "-m",
-                    "glassgpt",
-                    "bench",
-                    "train",
-                    result["preset"],
-                    "--steps",
-                    str(arguments.steps),
-                ),
-                *("--json", str(out), *flags(result["recipes"][name]["settings"])),
-            ]
-            print(f"{name}: {shlex.join(command)}", flush=True)
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            speed = json.loads(out.read_text())
-        result["recipes"][name] |= {"step_ms": round(speed["step_ms"], 2), "phase_ms": speed["phase_ms"]}
+        same = (row for row in found.values() if "step_ms" in row and _shape(row) == _shape(found[name]))
+        if timed_before := next(same, None):
+            found[name]["step_ms"] = timed_before["step_ms"]
+        else:
+            found[name] |= _timed(name, result["preset"], found[name]["settings"], arguments.steps)
         _write(arguments.result, compared(result))
     timed = {name: row for name, row in compared(result)["recipes"].items() if "seconds_for_reference" in row}
     result["fastest"] = min(timed, key=lambda name: timed[name]["seconds_for_reference"], default=None)
     _write(arguments.result, result)
     print(f"fastest: {result['fastest']}")
+
+
+def _timed(name: str, preset: str, settings: Mapping[str, str], steps: int) -> Row:
+    """Return the milliseconds of a recipe's step, whole and by phase."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "speed.json"
+        command = [sys.executable, "-m", "glassgpt", "bench", "train", preset, "--steps", str(steps)]
+        command += ["--json", str(out), *flags(settings)]
+        print(f"{name}: {shlex.join(command)}", flush=True)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        speed = json.loads(out.read_text())
+    return {"step_ms": round(speed["step_ms"], 2), "phase_ms": speed["phase_ms"]}
 
 
 def choose(arguments: argparse.Namespace) -> None:

@@ -24,10 +24,10 @@ def test_turns_are_compared_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_gaps_between_kernels_are_those_without_any(monkeypatch: pytest.MonkeyPatch) -> None:
     load_script("gpu_fp8_speed", monkeypatch)
-    from gpu_parts.timeline import Interval, summary  # pyright: ignore
+    from gpu_parts.timeline import Kernel, summary  # pyright: ignore
 
-    intervals = [Interval(0, 4e3, "gemm"), Interval(1e3, 2e3, "copy"), Interval(6e3, 8e3, "gemm")]
-    found = summary(intervals, 2)
+    kernels = [Kernel("gemm", 0, 4e3), Kernel("copy", 1e3, 2e3), Kernel("gemm", 6e3, 8e3)]
+    found = summary(kernels, 2)
     assert (found["busy_ms"], found["whole_ms"]) == (3, 4)
     assert found["longest"][0] == ["gemm", 3, 1]
     assert found["largest_gaps_ms"] == [[2, "gemm", "gemm"]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -15,48 +15,31 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 
 from glassgpt.training import parallel
 from glassgpt.training.distributed import DistributedContext
+from gpu_parts.timeline import Kernel, total, union
 
 COLLECTIVES = ("AllReduce", "AllGather", "ReduceScatter")
 MEGABYTES = (1, 28, 154)
 """Sizes of a small bucket, of a block's gradients and of an embedding's, in float32 at GPT-2's size."""
 REPEATS = 10
-DEVICE = torch.autograd.DeviceType.CUDA  # pyright: ignore[reportPrivateImportUsage]
-
-
-class Kernel(NamedTuple):
-    """A kernel's name, and when it ran, in microseconds."""
-
-    name: str
-    start: float
-    end: float
-
-
-def kernels_of(profile: torch.profiler.profile) -> list[Kernel]:
-    """Return all that a profile saw running on the GPU."""
-    return [
-        Kernel(event.name, event.time_range.start, event.time_range.end)
-        for event in profile.events() or ()
-        if event.device_type == DEVICE and not getattr(event, "is_user_annotation", False)
-    ]
 
 
 def exchange_times(kernels: Sequence[Kernel], steps: int) -> dict[str, Any]:
     """Return milliseconds per step of each collective, of its part beside which nothing else ran, and of an idle GPU."""
     exchanges = [kernel for kernel in kernels if "nccl" in kernel.name.lower()]
-    busy = _union(kernel for kernel in kernels if "nccl" not in kernel.name.lower())
+    busy = union(kernel for kernel in kernels if "nccl" not in kernel.name.lower())
     taken: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     for kernel in exchanges:
         sums = taken[next((name for name in COLLECTIVES if name in kernel.name), "other")]
         sums[0] += kernel.end - kernel.start
         sums[1] += kernel.end - kernel.start - _overlap(kernel, busy)
         sums[2] += 1
-    everything = _union(kernels)
+    everything = union(kernels)
     span = everything[-1][1] - everything[0][0] if everything else 0.0
     per_step = {
         name: {"ms": round(whole / 1e3 / steps, 3), "exposed_ms": round(alone / 1e3 / steps, 3), "count": count / steps}
         for name, (whole, alone, count) in taken.items()
     }
-    return {"collectives": per_step, "idle_ms": round((span - _length(everything)) / 1e3 / steps, 3)}
+    return {"collectives": per_step, "idle_ms": round((span - total(everything)) / 1e3 / steps, 3)}
 
 
 def of_all_ranks(times: dict[str, Any], dist: DistributedContext) -> list[dict[str, Any]]:
@@ -69,21 +52,6 @@ def of_all_ranks(times: dict[str, Any], dist: DistributedContext) -> list[dict[s
     if dist.world_size > 1:
         torch_distributed.all_gather_object(found, times)
     return found
-
-
-def _union(kernels: Iterable[Kernel]) -> list[tuple[float, float]]:
-    """Return the intervals in which at least one kernel ran, in order."""
-    merged: list[tuple[float, float]] = []
-    for start, end in sorted((kernel.start, kernel.end) for kernel in kernels):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((start, end))
-    return merged
-
-
-def _length(intervals: Iterable[tuple[float, float]]) -> float:
-    return sum(end - start for start, end in intervals)
 
 
 def _overlap(kernel: Kernel, intervals: Iterable[tuple[float, float]]) -> float:

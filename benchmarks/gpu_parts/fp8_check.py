@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +11,9 @@ from torch import Tensor, nn
 
 from glassgpt.training.fp8 import head, quantize
 from glassgpt.training.fp8.linear import convert
+from gpu_parts.moments import milliseconds
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-REPEATS = 12
 
 
 def checks(small: bool) -> list[dict[str, Any]]:
@@ -121,8 +119,8 @@ def part_times(small: bool) -> dict[str, float]:
         "gradient by features": lambda: quantize.product(g8, w8.columns, one, one, dtype, fast=False),
         "gradient by features, fast": lambda: quantize.product(g8, w8.columns, one, one, dtype, fast=True),
     }
-    found = {name: _milliseconds(part) for name, part in parts.items()}
-    found["whole"] = _milliseconds(lambda: head.cross_entropy_fp8(x, w, targets, 0.0, tokens))
+    found = {name: milliseconds(part) for name, part in parts.items()}
+    found["whole"] = milliseconds(lambda: head.cross_entropy_fp8(x, w, targets, 0.0, tokens))
     return found | _qkv_times(x)
 
 
@@ -144,24 +142,4 @@ def _qkv_times(x: Tensor) -> dict[str, float]:
                 by_x.addmm_(parts[i], w[rows])
             torch.mm(parts[i].t(), x, out=by_weight[rows])
 
-    return {"q, k, v joined, then gradients": _milliseconds(from_one), "gradients by part": _milliseconds(from_three)}
-
-
-def _milliseconds(work: Callable[[], object]) -> float:
-    """Return the median time of some calls."""
-    taken = []
-    for i in range(REPEATS):
-        if DEVICE == "cuda":
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            work()
-            end.record()
-            torch.cuda.synchronize()
-            ms = begin.elapsed_time(end)
-        else:
-            start = time.perf_counter()
-            work()
-            ms = 1e3 * (time.perf_counter() - start)
-        if i >= 3:
-            taken.append(ms)
-    return round(statistics.median(taken), 4)
+    return {"q, k, v joined, then gradients": milliseconds(from_one), "gradients by part": milliseconds(from_three)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import statistics
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from glassgpt.model.build import build_model
 from glassgpt.model.delta_rule import delta_rule, delta_rule_by_chunk, delta_rule_by_token
 from glassgpt.training.hardware import Hardware
 from gpu_parts import runs
+from gpu_parts.moments import milliseconds, seconds_of
 from gpu_parts.windows import (
     FLEX_TRIALS,
     KERNELS,
@@ -125,8 +125,8 @@ class Case:
         torch.compiler.reset()
         function = torch.compile(self.function, dynamic=False)
         with best_kernels(DEVICE):
-            forward = _milliseconds(lambda: function(*inputs))
-            both = _milliseconds(lambda: torch.autograd.grad(function(*inputs), inputs, gradient))
+            forward = milliseconds(lambda: function(*inputs))
+            both = milliseconds(lambda: torch.autograd.grad(function(*inputs), inputs, gradient))
         return {"forward_ms": forward, "forward_backward_ms": both}
 
 
@@ -242,7 +242,7 @@ def _decode(overrides: dict[str, str], small: bool) -> Row:
     token = torch.zeros(slots, 1, dtype=torch.long, device=DEVICE)
     for _ in range(8):
         model(token, cache)
-    times = [_once(lambda: model(token, cache)) for _ in range(steps)]
+    times = [1e3 * seconds_of(lambda: model(token, cache)) for _ in range(steps)]
     row["step_ms"] = round(statistics.median(times), 4)
     return {**row, "tokens_per_second": round(1e3 * slots / statistics.median(times), 1)}
 
@@ -319,28 +319,3 @@ def sizes_at(context: int, small: bool) -> dict[str, str]:
         sizes |= {"model.n_layer": "4", "model.n_embd": "32", "model.n_head": "2", "model.context_length": "64"}
         sizes |= {"train.batch_tokens": "128", "train.micro_batch_size": "1"}
     return sizes
-
-
-def _milliseconds(work: Callable[[], Any], repeat: int = 10) -> float:
-    """Return the median time of a call, after three to compile and warm up."""
-    for _ in range(3):
-        work()
-    if DEVICE.type != "cuda":
-        repeat = 1
-    times: list[float] = []
-    for _ in range(repeat):
-        times.append(_once(work))
-    return round(statistics.median(times), 4)
-
-
-def _once(work: Callable[[], Any]) -> float:
-    if DEVICE.type != "cuda":
-        start = time.perf_counter()
-        work()
-        return 1e3 * (time.perf_counter() - start)
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    work()
-    end.record()
-    torch.cuda.synchronize()
-    return begin.elapsed_time(end)
