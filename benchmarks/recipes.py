@@ -52,8 +52,8 @@ NATS_PER_FOLD = 0.67
 FIXED_MS, TFLOPS = 7.0, 470.0
 """Milliseconds of a step at any batch size, and speed of the rest: textbooks-124m-fast on an H200 at two batch sizes."""
 FP8_SHARE = {"off": 1.0, "head": 0.9, "mlp": 0.84, "all": 0.78}
-"""Time of products and all else that grows with the batch, relative to bf16 (`results/fp8.json`; of mlp predicted)."""
-DEFAULT_RULES: Row = {"nats_per_fold": NATS_PER_FOLD, "noise": 0.005, "adapts_steps": True}
+"""Time of products and all else that grows with the batch, relative to bf16 (`results/fp8.json`)."""
+DEFAULT_RULES: Row = {"nats_per_fold": NATS_PER_FOLD, "noise": 0.005}
 LAST_STEPS = 20
 """Steps over which the training loss at the end is averaged."""
 
@@ -66,8 +66,7 @@ class Plan:
         base: recipe that changes are made to; empty if there are none.
         groups: of each change.
         changes: settings of each change, without the base's.
-        rules: `nats_per_fold`, `noise` (nats) and `adapts_steps` (whether a combination is trained for as many steps as it
-            is predicted to need, not for as many tokens as the base), see `gpu_parts/recipe_choice.py`.
+        rules: `nats_per_fold` and `noise` (nats), see `gpu_parts/recipe_choice.py`.
     """
 
     preset: str
@@ -285,7 +284,7 @@ def choose(arguments: argparse.Namespace) -> None:
     """Write the best recipe's settings on one line, as `gpu_train.py --set` takes them."""
     result = json.loads(arguments.result.read_text())
     name = recipe_choice.choose(result)
-    settings = recipe_choice.final_settings(result["recipes"][name], arguments.margin, arguments.batch_factor)
+    settings = recipe_choice.final_settings(result["recipes"][name], arguments.margin)
     line = " ".join(f"{setting}={value}" for setting, value in settings.items())
     write_atomically(arguments.out, f"{line}\n".encode())
     print(f"{name}: {line}")
@@ -323,7 +322,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     choosing.add_argument("result", type=Path, help="result file of train")
     choosing.add_argument("--out", type=Path, required=True, help="text file")
     choosing.add_argument("--margin", type=float, default=-1.0, help="share of steps more than predicted; -1: no steps")
-    choosing.add_argument("--batch-factor", type=int, default=1, help="tokens of a step over those of the comparison")
     choosing.set_defaults(run=choose)
     timing = commands.add_parser("time", help="time the best recipes of a result file, alone on the GPU")
     timing.add_argument("result", type=Path, help="result file of train; times are added to it")

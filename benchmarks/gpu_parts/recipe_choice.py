@@ -55,18 +55,15 @@ def choose(result: Row) -> str:
     return best if timed or seconds_of(rows[best]) < _limit(result) else result["base"]
 
 
-def final_settings(row: Row, margin: float, batch_factor: int) -> dict[str, str]:
+def final_settings(row: Row, margin: float) -> dict[str, str]:
     """Return the settings with which a chosen recipe is trained on the text that is reported.
 
     Args:
         row: of the result.
         margin: share of steps more than the reference's loss is predicted to need; negative leaves the steps open.
-        batch_factor: tokens of a step over those of the comparison.
     """
     settings = {name.replace("-", "_"): value for name, value in row["settings"].items()}
     kept = {name: value for name, value in settings.items() if name not in NOT_OF_THE_RECIPE}
-    if batch_factor != 1:
-        kept["train.batch_tokens"] = str(row["batch_tokens"] * batch_factor)
     steps = math.ceil(row.get("steps_for_reference", int(settings.get("train.max_steps", 0))) * (1 + margin))
     if margin >= 0 and steps:
         kept |= {"train.max_steps": str(steps), "train.eval_every_steps": str(max(1, round(steps / VALIDATIONS)))}
@@ -85,6 +82,6 @@ def _combined(result: Row, names: list[str]) -> dict[str, str]:
     settings: dict[str, str] = dict(base["settings"])
     for name in names:
         settings |= rows[name]["changes"]
-    counted = "steps_for_reference" if result["adapts_steps"] else "steps"
-    steps = base[counted] * math.prod(rows[name][counted] / base[counted] for name in names)
+    needed = "steps_for_reference"
+    steps = base[needed] * math.prod(rows[name][needed] / base[needed] for name in names)
     return {**settings, "train.max-steps": str(round(steps))}
