@@ -44,7 +44,8 @@ def without_collecting() -> Generator[None]:
     try:
         yield
     finally:
-        if gc.get_freeze_count() <= MOST_FROZEN_BY_PYTHON:  # or what is exempt for good would no longer be
+        # Or what is exempt for good would no longer be; to count it takes a hundredth of a second for a command.
+        if not _frozen_for_good and gc.get_freeze_count() <= MOST_FROZEN_BY_PYTHON:
             gc.freeze()
             gc.unfreeze()  # into the oldest generation: the next collection would search it, as it is new
         if was_enabled:

@@ -18,8 +18,8 @@ from glassgpt.model.lora import add_lora, build_like, trainable_parameters
 from glassgpt.model.lora_config import Adapter, LoRAConfig
 from glassgpt.multimodal import audio_augmentation, image_augmentation, spectrogram
 from glassgpt.multimodal.audio import AudioEncoder, encode_audio_readable
-from glassgpt.multimodal.batches import assemble, payload_of, payload_words
 from glassgpt.multimodal.image import ImageEncoder, encode_image_readable
+from glassgpt.multimodal.inputs import assemble, payload_of, payload_words
 from glassgpt.multimodal.model import MultimodalModel, medium_id
 from glassgpt.multimodal.spectrogram import SILENCE, fft_length, hann_window, log_mel, mel_filters
 from glassgpt.training.config import OptimizerConfig

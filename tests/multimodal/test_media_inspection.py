@@ -25,8 +25,8 @@ from glassgpt.inspection.trace import trace, trace_tokens
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.multimodal.audio import encode_audio_readable
-from glassgpt.multimodal.batches import assemble, payload_of, payload_words
 from glassgpt.multimodal.image import encode_image_readable
+from glassgpt.multimodal.inputs import assemble, payload_of, payload_words
 from glassgpt.multimodal.model import MultimodalModel
 from glassgpt.multimodal.spectrogram import log_mel
 from glassgpt.multimodal.tracing import TracedPrefix

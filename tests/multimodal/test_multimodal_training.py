@@ -24,10 +24,11 @@ from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.multimodal import batches
 from glassgpt.multimodal.audio import encode_audio_readable
-from glassgpt.multimodal.batches import EncodedDataset, Payloads, assemble, payload_of
+from glassgpt.multimodal.batches import EncodedDataset, Payloads
 from glassgpt.multimodal.config import MultimodalConfig
 from glassgpt.multimodal.dataset import SUPERVISED, MultimodalDataset
 from glassgpt.multimodal.image import encode_image_readable
+from glassgpt.multimodal.inputs import assemble, payload_of
 from glassgpt.multimodal.model import MultimodalModel
 from glassgpt.training.conversations import ConversationLoss
 from glassgpt.training.observers import Observer

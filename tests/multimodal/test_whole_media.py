@@ -17,8 +17,8 @@ from glassgpt.model.config import ModelConfig
 from glassgpt.model.vectors import vector_table
 from glassgpt.model.whole_media import WholeMedia, visible_keys
 from glassgpt.model.window_cache import decoding_cache
-from glassgpt.multimodal.batches import assemble, payload_of, payload_words
 from glassgpt.multimodal.config import MultimodalConfig
+from glassgpt.multimodal.inputs import assemble, payload_of, payload_words
 from glassgpt.multimodal.media import Geometry
 from glassgpt.multimodal.model import MultimodalModel
 from glassgpt.multimodal.prompting import encode_medium, with_vector_table

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from glassgpt.api.interchange import export, import_
     from glassgpt.api.load_run import load
     from glassgpt.api.loaded_model import LoadedModel
-    from glassgpt.api.loading import held_out_dataset, load_for_generation, load_with_dataset
+    from glassgpt.api.loading import load_for_generation
     from glassgpt.api.naming import evaluate_rows, top_names
     from glassgpt.api.preferences import PreferenceResult, tune_preferences
     from glassgpt.api.retrieval import evaluate_index, index_documents
+    from glassgpt.api.run_datasets import held_out_dataset, load_with_dataset
     from glassgpt.api.runs import resumed_config, save_as_run
     from glassgpt.api.serving import NamedRun, default_slots, model_sources, replay
     from glassgpt.api.sweeps import sweep
@@ -97,10 +98,10 @@ _MODULES = {
     "export": "glassgpt.api.interchange",
     "import_": "glassgpt.api.interchange",
     "LoadedModel": "glassgpt.api.loaded_model",
-    "held_out_dataset": "glassgpt.api.loading",
+    "held_out_dataset": "glassgpt.api.run_datasets",
     "load": "glassgpt.api.load_run",
     "load_for_generation": "glassgpt.api.loading",
-    "load_with_dataset": "glassgpt.api.loading",
+    "load_with_dataset": "glassgpt.api.run_datasets",
     "evaluate_rows": "glassgpt.api.naming",
     "top_names": "glassgpt.api.naming",
     "PreferenceResult": "glassgpt.api.preferences",

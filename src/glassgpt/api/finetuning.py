@@ -16,7 +16,7 @@ from glassgpt.adaptation.replay import open_training_data
 from glassgpt.adaptation.show import print_memory
 from glassgpt.api.initialization import adapter_of_adapter
 from glassgpt.api.load_run import load
-from glassgpt.api.loading import held_out_dataset
+from glassgpt.api.run_datasets import held_out_dataset
 from glassgpt.api.runs import kept_files, save_as_run
 from glassgpt.api.training import check, train, write_run_report
 from glassgpt.config import RunConfig, load_config

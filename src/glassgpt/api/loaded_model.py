@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Unpack
 
 from glassgpt.api.async_generation import AsyncGeneration
 from glassgpt.api.checked_options import as_list, require_text, require_texts, single_sample, without_logprobs
-from glassgpt.api.drawing import draw_pictures
 from glassgpt.api.multimodal import (
     MediaInput,
     PromptInput,
@@ -38,7 +37,6 @@ from glassgpt.generation.strategies import (
     stream_samples,
 )
 from glassgpt.generation.strategy_options import DRAFT_TOKENS
-from glassgpt.inspection.trace import Trace, trace
 from glassgpt.model.config_checks import LINEAR
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.multimodal.drawing_tokens import DrawingRecord
@@ -47,6 +45,8 @@ from glassgpt.multimodal.prompting import with_vector_table
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from glassgpt.inspection.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -289,6 +289,8 @@ class LoadedModel(AsyncGeneration):
         """
         from PIL.Image import fromarray
 
+        from glassgpt.api.drawing import draw_pictures
+
         captions = as_list(captions, "captions", "draw(…)")
         require_texts(captions, "captions")
         drawn = draw_pictures(self, captions, image_tokenizer, **options)
@@ -325,6 +327,8 @@ class LoadedModel(AsyncGeneration):
             InspectionError: the text is empty or too long.
             GenerationError: an option is invalid, or a picture or sound cannot be used.
         """
+        from glassgpt.inspection.trace import trace
+
         require_text(text, "text")
         media = media_before(self.model, images, audio)
         return trace(self.model, self.tokenizer, text, options_from_kwargs(options), media=media)

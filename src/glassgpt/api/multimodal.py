@@ -14,13 +14,12 @@ from glassgpt.generation.engine.speculative import SpeculativeDecoding
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.multimodal.media import MODALITIES
-from glassgpt.multimodal.media_input import read_medium
 from glassgpt.multimodal.model import MultimodalModel
 from glassgpt.multimodal.prompting import MediaPrompt, PromptEncoder
-from glassgpt.multimodal.tracing import TracedPrefix
 
 if TYPE_CHECKING:
     from glassgpt.generation.strategies import DecodingStrategy
+    from glassgpt.multimodal.tracing import TracedPrefix
 
 MediaInput = Any
 """A picture or a sound: a path, bytes, an array; see `read_medium`."""
@@ -50,6 +49,9 @@ def prompt_with_media(
         raise GenerationError("the prompt has its pictures and sounds already; leave out images and audio")
     require_text(prompt, "prompt")
     config = require_encoders(model).multimodal
+
+    from glassgpt.multimodal.media_input import read_medium  # what decodes pictures and sound is not needed for text
+
     media = [read_medium(each, modality, config) for modality in MODALITIES for each in given[modality]]
     return MediaPrompt(prompt or "", tuple(media))
 
@@ -94,7 +96,12 @@ def media_before(
         GenerationError: see `prompt_with_media`.
     """
     prompt = prompt_with_media(model, None, images, audio)
-    return TracedPrefix(prompt.media, require_encoders(model).multimodal) if isinstance(prompt, MediaPrompt) else None
+    if not isinstance(prompt, MediaPrompt):
+        return None
+
+    from glassgpt.multimodal.tracing import TracedPrefix
+
+    return TracedPrefix(prompt.media, require_encoders(model).multimodal)
 
 
 def with_encoders_of(model: LanguageModel, decoding_model: LanguageModel) -> LanguageModel:

@@ -6,17 +6,19 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from glassgpt import console
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.data.tokenizers.printable import printable
-from glassgpt.generation.bench import GenerationSpeed
 from glassgpt.generation.decoding_trace import MIN_LOGPROB, DecodingStep, DecodingTrace, TokenCandidate
 from glassgpt.generation.engine.acceptance import AcceptanceStats
 from glassgpt.generation.engine.output import FinishReason, Sample, TokenChunk
 from glassgpt.generation.prompt_list import PromptList
 from glassgpt.generation.search.beam import ScoredSample
+
+if TYPE_CHECKING:
+    from glassgpt.generation.bench import GenerationSpeed
 
 CHOSEN = "▶"
 

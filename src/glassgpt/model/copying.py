@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
+
+from torch import nn
 
 from glassgpt.model.transformer import LanguageModel
 
 
-def copy_sharing_weights(model: LanguageModel) -> LanguageModel:
-    """Return a copy of a model with new modules that hold the same parameters, buffers and quantized matrices."""
+def copy_sharing_weights(model: LanguageModel, replaced: Iterable[nn.Module] = ()) -> LanguageModel:
+    """Return a copy of a model with new modules that hold the same parameters, buffers and quantized matrices.
+
+    Args:
+        model: the model.
+        replaced: its modules that the caller replaces in the copy; they are not copied.
+    """
     # deepcopy treats objects in its memo as already copied.
-    memo: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    shared = (*model.parameters(), *model.buffers(), *replaced)
+    memo: dict[int, object] = {id(each): each for each in shared}
     memo[id(model.quantized)] = model.quantized
     return copy.deepcopy(model, memo)

@@ -10,13 +10,16 @@ kernels are not deterministic.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from glassgpt.multimodal.alignment import SpokenTexts
+if TYPE_CHECKING:
+    from glassgpt.multimodal.alignment import SpokenTexts
 
 CTC = "ctc"
 """Name of the head among the encoders, so that whoever loads the language model alone leaves it out too."""

@@ -20,7 +20,7 @@ from glassgpt.model.copying import copy_sharing_weights
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.model.vectors import VectorTable, vector_table
 from glassgpt.model.whole_media import WholeMedia
-from glassgpt.multimodal.batches import assemble, payload_of, payload_words
+from glassgpt.multimodal.inputs import assemble, payload_of, payload_words
 from glassgpt.multimodal.media import BEGIN_TOKENS, MODALITIES, MediaItem, Modality
 from glassgpt.multimodal.model import MultimodalModel
 

@@ -15,10 +15,11 @@ from torch import Tensor
 from glassgpt.diagnosis.doctor import diagnose_dataset
 from glassgpt.diagnosis.findings import CheckResult, Finding, Value
 from glassgpt.multimodal.audio import AudioEncoder, encode_audio_readable
-from glassgpt.multimodal.batches import EncodedDataset, EncodedTokens, assemble, payload_of, payload_words
+from glassgpt.multimodal.batches import EncodedDataset, EncodedTokens
 from glassgpt.multimodal.data_checks import NAMES, diagnose_media
 from glassgpt.multimodal.dataset import MultimodalDataset
 from glassgpt.multimodal.image import ImageEncoder, encode_image_readable
+from glassgpt.multimodal.inputs import assemble, payload_of, payload_words
 from glassgpt.multimodal.media import MediaItem, Modality
 from glassgpt.multimodal.model import MultimodalModel, medium_id
 from glassgpt.training.conversations import ConversationLoss

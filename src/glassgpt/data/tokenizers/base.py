@@ -198,6 +198,8 @@ def _with_special_tokens(pieces: Sequence[bytes], special_tokens: Mapping[str, i
             f"the ids of the special tokens must be distinct and below {size}, the number of tokens; "
             f"they are {sorted(special_tokens.values())}"
         )
+    if min(names, default=size) == len(pieces):  # as in all vocabularies of our own
+        return [*pieces, *(names[token] for token in range(len(pieces), size))]
     rest = iter(pieces)
     return [names[token] if token in names else next(rest) for token in range(size)]
 

@@ -101,11 +101,21 @@ class BPETokenizer(Tokenizer):
         pieces: Sequence[bytes],
         special_tokens: Mapping[str, int] | None = None,
         end_of_text: str = END_OF_TEXT,
+        ranks: list[str] | None = None,
     ) -> None:
-        """Store the vocabulary; see `Tokenizer`. `pattern` splits text into the words inside which bytes are merged."""
+        """Store the vocabulary; see `Tokenizer`.
+
+        Args:
+            name: see `Tokenizer`, as are `pieces`, `special_tokens` and `end_of_text`.
+            pattern: splits text into the words inside which bytes are merged.
+            pieces: in the order of their merges.
+            special_tokens: of other vocabularies than our own.
+            end_of_text: one of them.
+            ranks: the pieces as base64, if they were read so.
+        """
         payload: dict[str, Any] = {
             "pattern": pattern,
-            "ranks": [b2a_base64(piece, newline=False).decode() for piece in pieces],
+            "ranks": ranks or [b2a_base64(piece, newline=False).decode() for piece in pieces],
             "end_of_text": len(pieces),
         }
         if special_tokens is not None and special_tokens != {END_OF_TEXT: len(pieces)}:
@@ -136,10 +146,10 @@ class BPETokenizer(Tokenizer):
         """Rebuild from the payload of `tokenizer.json`."""
         pieces = [a2b_base64(piece) for piece in payload["ranks"]]  # as in `base64`, in half the time
         if "special_tokens" not in payload:
-            return cls(name, payload["pattern"], pieces)
+            return cls(name, payload["pattern"], pieces, ranks=payload["ranks"])
         special: dict[str, int] = payload["special_tokens"]
         names = {token: name for name, token in special.items()}
-        return cls(name, payload["pattern"], pieces, special, names[payload["end_of_text"]])
+        return cls(name, payload["pattern"], pieces, special, names[payload["end_of_text"]], payload["ranks"])
 
     def with_special_tokens(self, names: Iterable[str]) -> BPETokenizer:
         """Return this tokenizer with further special tokens, whose ids follow all others."""

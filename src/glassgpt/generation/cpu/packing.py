@@ -200,11 +200,11 @@ def pack_model(model: LanguageModel, kernel: Kernel) -> LanguageModel:
     """
     if kernel is KERNELS[0]:
         return model
-    packed = copy_sharing_weights(model).eval()
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    packed = copy_sharing_weights(model, linears.values())
     packed.quantized = {}  # the packed matrices hold the integers
     stored = still_quantized(dict(model.named_parameters()), model.quantized) if kernel.precision == "int8" else {}
     is_tied = "head" not in model.parameter_kinds().values()
-    linears = {name: module for name, module in packed.named_modules() if isinstance(module, nn.Linear)}
     workers = min(torch.get_num_threads(), MAX_PACKING_THREADS)
     with ThreadPoolExecutor(workers, thread_name_prefix="glassgpt-pack") as pool:  # many pack on one core
         head = pool.submit(_pack_tied_head, packed, kernel) if is_tied else None  # first: the largest
@@ -214,6 +214,7 @@ def pack_model(model: LanguageModel, kernel: Kernel) -> LanguageModel:
         }
         for name, layer in layers.items():
             packed.set_submodule(name, layer.result())
+    packed.eval()  # not before: it would change the layers of the model
     if head is not None:
         packed.__class__ = type(f"Packed{type(model).__name__}", (PackedHead, type(model)), {})
         packed.add_module("tied_head", head.result())
