@@ -466,6 +466,6 @@ def test_too_many_connections_and_ctrl_c_in_the_middle_of_a_request(tmp_path):
         process.kill()
     for client in (*clients, half_sent):
         client.close()
-    assert out.splitlines() == [address, "interrupted"], err[:3000]
+    assert out.splitlines() == [address, "interrupted"], (process.returncode, err[:3000])
     assert err.count("too many open connections") == 1, err[:3000]
     assert err.count("\n") == 1, err[:3000]
