@@ -87,7 +87,7 @@ MESSAGES = {
 }
 HELP = {
     "A code model of GPT-2's size that fills gaps, for one GPU: prepare --format code --tokenizer bpe:32768 --pattern code first.": "빈 곳을 채우는 GPT-2 크기의 코드 모델. GPU 하나용. 먼저: prepare --format code --tokenizer bpe:32768 --pattern code",
-    "The model of make demo-code: fills gaps in Python after some minutes on two CPU cores. Its settings were not searched for.": "make demo-code의 모델. CPU 코어 두 개로 몇 분 학습해 Python의 빈 곳을 채웁니다. 설정을 찾아보지는 않았습니다.",
+    "The model of make demo-code: fills gaps in Python after some minutes on two CPU cores. Not tuned.": "make demo-code의 모델. CPU 코어 두 개로 몇 분 학습해 Python의 빈 곳을 채웁니다. 설정을 조정하지는 않았습니다.",
     "Evaluate solutions of problems instead of held-out text: HumanEval, MBPP, the single-line infilling of HumanEval, or Exercism's exercises. --limit, --decoding, --new-tokens, --seed and --samples apply to it as to --chat.": "따로 둔 글 대신 문제 풀이를 평가합니다: HumanEval, MBPP, HumanEval의 한 줄 채우기, 또는 Exercism의 연습 문제. --limit, --decoding, --new-tokens, --seed, --samples는 --chat에서처럼 쓰입니다.",
     "The problems, in the file that their authors publish (JSON, one object per line, perhaps .gz), or Exercism's folder exercises/practice.": "만든 사람들이 공개한 문제 파일(줄마다 JSON 객체 하나, .gz도 가능), 또는 Exercism의 exercises/practice 폴더.",
     "Run the tests of the problems, and so code that the model wrote: in processes with limits of time and memory and, where the system allows it, without a network. This is isolation against accidents, not security.": "문제의 테스트를 실행합니다. 곧 모델이 쓴 코드를, 시간과 메모리를 제한한 프로세스로 실행하며, 시스템이 허용하면 네트워크도 막습니다. 사고를 막는 격리이지 보안이 아닙니다.",

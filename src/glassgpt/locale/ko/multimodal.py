@@ -63,5 +63,5 @@ HELP = {
     "Pictures and sound": "그림과 소리",
     "Names emoji in English and Korean after some minutes on two CPU cores: the model of make demo-pictures.": "CPU 코어 두 개로 몇 분 학습해 이모지의 이름을 영어와 한국어로 말합니다. make demo-pictures의 모델",
     "Recognizes spoken digits after some minutes on two CPU cores.": "CPU 코어 두 개로 몇 분 학습해 말한 숫자를 알아듣습니다",
-    "Text, pictures and sound together in GPT-2's size, for one GPU. Its settings were not searched for; those of the text are textbooks-124m-fast's.": "GPT-2 크기로 글, 그림, 소리를 함께 배웁니다. GPU 하나용. 설정을 찾아보지는 않았으며, 글에 관한 것은 textbooks-124m-fast와 같습니다",
+    "Text, pictures and sound together in GPT-2's size, for one GPU. Not tuned; the settings for text are those of textbooks-124m-fast.": "GPT-2 크기로 글, 그림, 소리를 함께 배웁니다. GPU 하나용. 설정을 조정하지는 않았으며, 글에 관한 것은 textbooks-124m-fast와 같습니다",
 }
