@@ -97,7 +97,7 @@ def prepare(
         What to do with training documents that share 13 words in a row with a validation document: ignore them, warn,
         remove them, or refuse to write the dataset.
     engine:
-        What runs the work: pool, processes of this machine; ray, the tasks of a Ray cluster (needs the extra ray). The
+        Where the work runs: pool, processes of this machine; ray, the tasks of a Ray cluster (needs the extra ray). The
         dataset is the same.
     ray_address:
         Address of the Ray cluster, such as HOST:6379 or auto; without one, Ray is started on this machine for this command.

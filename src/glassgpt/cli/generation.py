@@ -108,9 +108,9 @@ def generate(
         Print one JSON object per sample with prompt and sample number, the prompt's text and line, text, tokens and
         finish_reason, and the fields of beam search, --logprobs or --explain.
     precision:
-        Precision of the weights. On a CPU, auto is the fastest exact kernel; bfloat16 and int8 change the text slightly and
-        report by how much. So do fp8, on a GPU since Ada or Hopper, and fp8-kv, which also keeps keys and values in 8 bits, in
-        half the memory. Neither is faster there.
+        Precision of the weights. On a CPU, auto is the fastest exact kernel; bfloat16 and int8 change the text slightly, and
+        the perplexity before and after is printed. The same holds for fp8 and fp8-kv, on GPUs from Ada or Hopper on; fp8-kv
+        also keeps keys and values in 8 bits, in half the memory. Neither is faster than bfloat16.
     """
     from glassgpt.generation.strategy_options import SpeculativeOptions
     from glassgpt.training.checksums import require_checkpoint_and_hash

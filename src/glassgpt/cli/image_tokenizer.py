@@ -36,7 +36,7 @@ def train_image_tokenizer(
     out:
         Folder to create for the tokenizer.
     image_size:
-        Width and height in pixels to which every picture is brought.
+        Width and height in pixels to which every picture is resized.
     patch_size:
         Width and height in pixels of the square that becomes one token; a power of 2.
     levels:

@@ -23,12 +23,12 @@ class MediaFlags:
     """The options.
 
     Attributes:
-        image_size: Width and height in pixels to which every picture is brought.
+        image_size: Width and height in pixels to which every picture is resized.
         patch_size: Width and height in pixels of the square of a picture that is one position; a divisor of --image-size.
         fit: How a picture becomes square: pad puts white beside it, stretch changes its proportions, crop cuts its longer
             sides.
         max_pixels: Pictures with more pixels are refused before they are decoded.
-        rate: Samples per second to which every sound is brought.
+        rate: Samples per second to which every sound is resampled.
         hop: Samples between the starts of two frames of the spectrogram.
         frames_per_position: Frames that are one position.
         max_seconds: Longer sounds are refused.

@@ -51,7 +51,8 @@ def train(
     out:
         Folder of the run; by default runs/PRESET. With a URL such as s3://BUCKET/RUN it is runs/RUN, and is uploaded.
     resume:
-        Resume the run in --out from its newest intact checkpoint, exactly as if it had never stopped.
+        Resume the run in --out from its newest intact checkpoint: bit for bit on a CPU, and on a GPU with
+        --train.deterministic on.
     seed:
         Seed of the initial weights, the order of the data and dropout.
     init_from:
@@ -65,8 +66,8 @@ def train(
     no_recover:
         Stop at the first step that is not finite and report the cause, instead of recovering.
     yes:
-        Train even if it is predicted to take more than 24 hours on this CPU. Without it, a terminal asks, and anything
-        else refuses.
+        Train even if it is predicted to take more than 24 hours on this CPU. Without it, the command asks on a
+        terminal, and refuses elsewhere.
     """
     from glassgpt.cli.checks import check_training
     from glassgpt.config import load_config

@@ -34,11 +34,11 @@ class TrainConfig:
         clip_norm: largest global gradient norm; larger gradients are scaled down. 0 switches clipping off.
         precision: arithmetic of the forward pass; auto is bf16 on a GPU that supports it and fp32 elsewhere, fast also takes
             bf16 on a CPU that has instructions for it.
-        fp8: products in 8-bit floats, which newer GPUs compute faster and which round more: head are those of the head and
-            its loss, mlp also those of the MLPs, all also those of attention's layers. Needs bf16 and a GPU of compute
+        fp8: matrix products in 8-bit floats, which newer GPUs compute faster and which round more: head does so for the head
+            and its loss, mlp also for the MLPs, all also for attention's linear layers. Needs bf16 and a GPU of compute
             capability 8.9 (Ada) or newer.
-        fp8_until: share of the steps with train.fp8; the rest, at the end, has products in 16 bits again, so that the weights
-            settle where exact products put them. 1 is all steps.
+        fp8_until: share of the steps with train.fp8; the last steps compute in 16 bits again, so that the weights adapt to
+            unrounded products. 1 is all steps.
         device: device to train on; auto takes CUDA, then MPS, then the CPU.
         compile: whether to use torch.compile; auto uses it on CUDA, where it pays off.
         deterministic: whether a run on a GPU ends with the same bits each time it is trained or resumed; on a CPU it always

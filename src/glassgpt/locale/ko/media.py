@@ -96,11 +96,11 @@ MESSAGES = {
 
 HELP = {
     "Pictures and sound (--format multimodal)": "그림과 소리 (--format multimodal)",
-    "Width and height in pixels to which every picture is brought.": "모든 그림을 맞출 너비와 높이(픽셀).",
+    "Width and height in pixels to which every picture is resized.": "모든 그림을 맞출 너비와 높이(픽셀).",
     "Width and height in pixels of the square of a picture that is one position; a divisor of --image-size.": "그림에서 위치 하나가 되는 정사각형의 너비와 높이(픽셀). --image-size의 약수여야 합니다.",
     "How a picture becomes square: pad puts white beside it, stretch changes its proportions, crop cuts its longer sides.": "그림을 정사각형으로 만드는 방법: pad는 옆을 흰색으로 채우고, stretch는 비율을 바꾸고, crop은 긴 쪽을 자릅니다.",
     "Pictures with more pixels are refused before they are decoded.": "픽셀이 이보다 많은 그림은 디코딩하기 전에 거절합니다.",
-    "Samples per second to which every sound is brought.": "모든 소리를 맞출 초당 샘플 수.",
+    "Samples per second to which every sound is resampled.": "모든 소리를 맞출 초당 샘플 수.",
     "Samples between the starts of two frames of the spectrogram.": "스펙트로그램에서 두 프레임의 시작 사이의 샘플 수.",
     "Frames that are one position.": "위치 하나가 되는 프레임의 수.",
     "Longer sounds are refused.": "이보다 긴 소리는 거절합니다(초).",
