@@ -1,4 +1,4 @@
-"""The texts that sounds of documents say, and a check that there are enough positions for them. Does not import torch."""
+"""Transcripts of the sounds of documents, and a check that there are enough positions for them. Does not import torch."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def spoken_texts(
     places = np.flatnonzero(heard)
     said = np.flatnonzero((ids >= 0) & ~np.isin(ids, list(special_ids)))
     own, of_text = ids.ravel()[said], document[said]
-    # A token that follows an equal one needs a position of nothing before it.
+    # A token that follows an equal one needs a blank before it.
     repeats = np.zeros(len(own), dtype=bool)
     repeats[1:] = (own[1:] == own[:-1]) & (of_text[1:] == of_text[:-1])
     lengths = np.bincount(document[places], minlength=n_documents)

@@ -53,7 +53,7 @@ class AudioEncoder(Encoder):
     def forward(self, payload: Tensor, where: Tensor) -> Tensor:
         """See `Encoder`."""
         frames = payload.contiguous().view(torch.float16).float()  # (B, T, F · mels)
-        # What is no sound is silence, so that a sound does not depend on what is beside it in the row.
+        # Positions without sound become silence, so that a sound does not depend on its neighbors in the row.
         frames = torch.where(where[..., None], frames, SILENCE).view(where.size(0), -1, self.config.mels)
         if self.training:
             with torch.autocast(frames.device.type, enabled=False):

@@ -1,7 +1,7 @@
 """Random changes of spectrograms in training, on the device; see `image_augmentation.py` for where they are drawn from.
 
-Every sound is played at another speed by another throat into another microphone: that is what voices differ in, so that a model
-learns what is said and not who says it.
+Speed, vocal tract and microphone of every sound are changed. Voices and recordings differ in these, so a model learns the words
+and not the speaker.
 """
 
 from __future__ import annotations

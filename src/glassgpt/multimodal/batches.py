@@ -54,8 +54,8 @@ def kept_bytes_of_a_process() -> int:
 class Payloads:
     """Bytes of media at their positions; safe in several threads.
 
-    What is kept stays: epochs read every medium once, in orders that have nothing to do with each other, so that making space for
-    the newest would throw away most of what the next epoch needs.
+    Nothing is evicted: each epoch reads every medium once, in a new random order, so evicting the oldest would discard most of
+    the bytes that the next epoch needs.
 
     Args:
         config: the settings.
@@ -94,7 +94,7 @@ class Payloads:
         if (found := self._kept.get(number)) is not None:
             return found
         payload = payload_of(item, self.config)
-        if item.modality != "image":  # which is as quick as a copy
+        if item.modality != "image":  # which is as fast as a copy
             self._keep(number, payload)
         return payload
 

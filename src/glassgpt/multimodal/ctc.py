@@ -1,6 +1,6 @@
 """Connectionist temporal classification (CTC, Graves et al. 2006): a second loss, of the positions of sounds.
 
-Each position of a sound says a token or nothing, and the loss is the negative log-probability that the positions of a document
+Each position of a sound emits a token or a blank, and the loss is the negative log-probability that the positions of a document
 say its learned text in order, summed over all alignments. So what the model hears at a position is tied to what is said there,
 which the text after the sound ties only loosely (Watanabe et al. 2017 train recognizers of speech with both losses).
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 CTC = "ctc"
 """Name of the head among the encoders, so that whoever loads the language model alone leaves it out too."""
 IMPOSSIBLE = -1e30
-"""Log-probability of what cannot be, whose gradient is 0 where that of an infinite one is not a number."""
+"""Log-probability of an impossible alignment. Finite, because minus infinity gives a gradient of NaN, not 0."""
 
 
 class CTCHead(nn.Linear):
-    """Maps the features of positions (N, C) to logits of the tokens and, last, of nothing: (N, V + 1).
+    """Maps the features of positions (N, C) to logits of the tokens and, last, of the blank: (N, V + 1).
 
-    It is not the head of the language model: that says what follows a position, this one what is heard at it, and a frozen
-    language model stays as it is.
+    It is separate from the head of the language model, which predicts the next position, not what is heard at this one, and
+    which stays as it is in a frozen language model.
 
     Args:
         width: C.
@@ -80,25 +80,25 @@ def ctc_nats_readable(log_probabilities: Tensor, labels: Tensor, lengths: Tensor
     """Return the CTC loss of each document in nats, (N,): equations 6 to 8 of Graves et al. 2006, in logarithms.
 
     Args:
-        log_probabilities: (P, N, V + 1), the last of which is that of nothing.
+        log_probabilities: (P, N, V + 1), the last of which is that of the blank.
         labels: (N, L) int64.
         lengths: positions of each document, (N,) int64.
         label_lengths: tokens of each text, (N,) int64.
     """
     count, n_labels = labels.shape
     blank = log_probabilities.size(-1) - 1
-    states = labels.new_full((count, 2 * n_labels + 1), blank)  # nothing, a token, nothing, …, nothing
+    states = labels.new_full((count, 2 * n_labels + 1), blank)  # blank, token, blank, …, blank
     states[:, 1::2] = labels
-    # A token may follow another one without nothing between them, unless they are equal.
+    # A token may follow another one without a blank between them, unless they are equal.
     skips = torch.zeros_like(states, dtype=torch.bool)
     skips[:, 3::2] = labels[:, 1:] != labels[:, :-1]
     said = log_probabilities.gather(2, states.expand(len(log_probabilities), -1, -1))  # (P, N, 2 L + 1)
     alpha = torch.full_like(said[0], IMPOSSIBLE)
-    alpha = torch.cat([said[0, :, :2], alpha[:, 2:]], dim=1)  # an alignment begins with nothing or with the first token
+    alpha = torch.cat([said[0, :, :2], alpha[:, 2:]], dim=1)  # an alignment begins with a blank or with the first token
     for position in range(1, len(said)):
         stay, step = alpha, F.pad(alpha, (1, 0), value=IMPOSSIBLE)[:, :-1]
         skip = torch.where(skips, F.pad(alpha, (2, 0), value=IMPOSSIBLE)[:, :-2], IMPOSSIBLE)
         reached = torch.stack([stay, step, skip]).logsumexp(dim=0) + said[position]
         alpha = torch.where((position < lengths)[:, None], reached, alpha)
-    ends = torch.stack([2 * label_lengths, 2 * label_lengths - 1], dim=1)  # it ends with nothing or with the last token
+    ends = torch.stack([2 * label_lengths, 2 * label_lengths - 1], dim=1)  # it ends with a blank or with the last token
     return -alpha.gather(1, ends).logsumexp(dim=1)

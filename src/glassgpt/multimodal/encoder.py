@@ -19,8 +19,8 @@ from glassgpt.multimodal.media import Modality
 class Encoder(nn.Module, ABC):
     """Maps the bytes at the positions of a medium to vectors that take the place of token embeddings.
 
-    Its vectors are as long as the rows of the language model's embedding are on average when training starts: longer ones
-    would drown the text, shorter ones would be drowned.
+    When training starts, its vectors have the average norm of the language model's token embeddings: with larger norms media
+    would dominate the text, with smaller ones the text would dominate them.
 
     Args:
         config: the settings.

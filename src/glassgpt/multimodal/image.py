@@ -1,6 +1,6 @@
 """Pictures: each patch of pixels is a position, which a stem maps to a vector (`image_stem.py`).
 
-Where a patch is in the picture it learns as a row and a column. `encode_image_readable` is the readable reference.
+Learned embeddings of row and column tell where a patch is. `encode_image_readable` is the readable reference.
 `image_augmentation.py` changes the pictures in training.
 """
 
@@ -50,7 +50,7 @@ class ImageEncoder(Encoder):
         n_patches = self.row.num_embeddings**2
         first, slot = _slots(where, n_patches)
         offset = torch.arange(n_patches, device=where.device)
-        # The patches of picture k of each row: behind its last position, whatever is there is not used.
+        # The patches of picture k of each row; values after its last position are not used.
         index = (first[:, :, None] + offset).clamp(max=where.size(1) - 1)  # (B, K, N)
         patches = payload.gather(1, index.flatten(1)[..., None].expand(-1, -1, payload.size(2)))
         vectors = self.encode(self._pictures(patches.view(*index.shape, -1).flatten(0, 1)))  # (B · K, N, C)

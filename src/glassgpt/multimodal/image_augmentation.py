@@ -1,13 +1,13 @@
 """Random changes of pictures in training, on the device.
 
-They are drawn from PyTorch's generator of the device, as dropout is, whose state a checkpoint holds: a resumed run draws
-what the run would have drawn. Each picture is changed by itself, only the filters of `convolved` are those of a batch.
+They are drawn from PyTorch's generator of the device, as dropout is. A checkpoint holds its state, so a resumed run draws
+the same numbers. Each picture is changed independently; only the filters of `convolved` are shared by a batch.
 
 Two strengths: `augment_image` changes where things are and how they are lit, as another photo of the same thing would;
-`restyle_image` changes how they are drawn, as another artist would. White stays white in what concerns style, because
-drawings stand on it. `recolor_image` scales what both do to colors, and leaves shapes and brightness as they are. Three shares
-besides: `filter_image` of the pictures whose colors and edges random filters change, `invert_image` of those whose light and
-dark are exchanged, and `hide_patches` of what is covered.
+`restyle_image` changes how they are drawn, as another artist would. Changes of style keep white, the background
+of drawings. `recolor_image` scales how much both change colors, and leaves shapes and brightness as they are. Three settings
+are shares: `filter_image` of the pictures that random filters change, `invert_image` of those whose light and dark are
+exchanged, and `hide_patches` of the patches that are covered.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from glassgpt.multimodal.config import MultimodalConfig
 
 TURN, SHEAR, SHRINK, GROW, ASPECT, SHIFT, BEND = math.radians(18), 0.2, 0.3, 0.15, 0.2, 0.1, 0.04
-"""Largest changes of place at strength 1: radians, shares of the size, and shares of the picture."""
+"""Largest geometric changes at strength 1: radians, shares of the size, and shares of the picture."""
 BEND_CELLS = 4
 HUE, SATURATION, CONTRAST, BRIGHTNESS, MIXING, GAMMA = 0.4, 0.6, 0.3, 0.2, 0.25, 0.35
 """Largest changes of color at strength 1; the hue in radians, the last two as standard deviations."""
@@ -83,7 +83,7 @@ def _scaled_color(change: Tensor, colors: float) -> Tensor:
 
 
 def moved(x: Tensor, strength: float) -> Tensor:
-    """Turn, shear, scale, stretch, shift and bend each picture; its edge continues in what comes into view."""
+    """Rotate, shear, scale, stretch, shift and warp each picture; areas beyond its edge repeat the edge."""
     chosen = _some(x, 0.8).flatten() * strength
     turn, shear = (_uniform(x, -most, most).flatten() * chosen for most in (TURN, SHEAR))
     scale = 1 / (1 + _uniform(x, -SHRINK, GROW).flatten() * chosen)
@@ -135,7 +135,7 @@ def filtered(x: Tensor, strength: float, colors: float = 1.0) -> Tensor:
 def convolved(x: Tensor, share: float) -> Tensor:
     """Mix a share of the pictures with what a random filter makes of them, whose size is random too (Xu et al. 2021).
 
-    Unlike `filtered`, it may take all of the colors and blur; what becomes negative is shown as its opposite.
+    Unlike `filtered`, it may remove all colors and blur; negative values become their absolute values.
     """
     reach = max(FILTER_SIZES) // 2
     place = torch.arange(-reach, reach + 1, device=x.device).abs()
@@ -190,7 +190,7 @@ def thickened(x: Tensor, strength: float) -> Tensor:
 def simplified(x: Tensor, strength: float) -> Tensor:
     """Leave the details out of some pictures and keep their edges, as a brush does (Kuwahara et al. 1976).
 
-    Each pixel gets the mean of that of the four squares of which it is a corner whose pixels differ least.
+    Of the four squares that have a pixel as a corner, it gets the mean of the one whose pixels differ least.
     """
     size = x.size(-1)
     padded = F.pad(x, (2, 2, 2, 2), mode="replicate")
@@ -205,7 +205,7 @@ def simplified(x: Tensor, strength: float) -> Tensor:
 
 
 def lit(x: Tensor, strength: float, colors: float = 1.0) -> Tensor:
-    """Shade some pictures smoothly, as artists do who like gradients; `colors` scales how colored the light is."""
+    """Shade some pictures smoothly, as drawings with gradients are; `colors` scales how colored the light is."""
     field = F.interpolate(
         torch.randn(len(x), 3, 3, 3, device=x.device), size=x.shape[2:], mode="bicubic", align_corners=True
     )

@@ -1,7 +1,7 @@
 """From pixels to a vector per patch: one linear layer (Dosovitskiy et al. 2020), or convolutions (Xiao et al. 2021).
 
-The linear layer is simple and quick; it has to learn from the data that a thing is the same thing one pixel further.
-Convolutions know that from the start, which is worth most where pictures are few.
+The linear layer is simple and fast, but must learn from the data that a shifted object is the same object. Convolutions
+are translation-equivariant from the start, which is worth most where pictures are few.
 """
 
 from __future__ import annotations

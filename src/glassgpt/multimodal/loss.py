@@ -1,4 +1,4 @@
-"""The loss of documents with media: that of conversations, of the text that is learned, each document by itself.
+"""The loss of documents with media: as for conversations, that of the learned text, with attention within each document.
 
 With `multimodal.ctc_weight`, the positions of sounds have a second one; see `ctc.py`.
 """

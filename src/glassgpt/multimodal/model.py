@@ -1,7 +1,7 @@
 """A language model that sees and hears: encoders map media to vectors, which take the place of token embeddings.
 
-Nothing else of the language model changes: it is any architecture, and everything that is done with one, from optimizers to
-checkpoints, is done with this. Its parameters keep their names, so that a checkpoint is also one of the language model alone;
+Nothing else of the language model changes: it can be any architecture, and optimizers, checkpoints and all else work with
+this model as with one of text. Its parameters keep their names, so that a checkpoint is also one of the language model alone;
 those of the encoders begin with `ENCODERS`.
 """
 

@@ -181,8 +181,8 @@ def answers_by_prompt(questions: Sequence[Question]) -> dict[str, list[str]]:
 class NameRanker:
     """Finds the most probable of many texts after a prompt, without computing all of them.
 
-    A text is at most as probable as its first token. So the texts are scored in the order of their first tokens, until
-    none that is left can be better than those that were found.
+    A text is at most as probable as its first token. So the texts are scored by falling probability of their first tokens,
+    until none of the rest can be better than those that were found.
 
     Args:
         model: prepared for generation, in evaluation mode.

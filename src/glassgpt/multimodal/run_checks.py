@@ -163,9 +163,9 @@ def _nats(model: MultimodalModel, rows: Rows) -> NDArray[Any]:
 
 
 def check_vector_lengths(model: MultimodalModel, rows: Rows) -> CheckResult:
-    """Compare the vectors of media with those of the text: much longer ones drown it, much shorter ones are drowned.
+    """Compare the norms of the vectors of media and text: those with much larger norms dominate the others.
 
-    The gradients of the encoders do not show it: the normalization before each layer takes out the length of what it reads.
+    The gradients of the encoders do not show it, because each layer normalizes its input.
     """
     inputs = rows.inputs[:MIN_ROWS].to(_device(model))
     with torch.no_grad():

@@ -68,7 +68,7 @@ def show_dataset(dataset: MultimodalDataset) -> None:
 
 
 def first_documents(dataset: MultimodalDataset) -> list[str]:
-    """Return the first documents of the training rows as text; what is learned is in brackets, a medium is its positions."""
+    """Return the first documents of the training rows as text; learned text is in brackets, a medium a number of positions."""
     tokens, texts = dataset.split("train"), list[str]()
     for start in range(0, len(tokens), tokens.row_length):
         ids, flags = tokens.read(start, tokens.row_length), tokens.flags(start, tokens.row_length)

@@ -1,4 +1,4 @@
-"""Log-mel spectrograms: how much of each frequency there is in each moment of a sound, as the ear has it. Free of torch.
+"""Log-mel spectrograms: the power of each frequency band over time, on scales like those of hearing. Free of torch.
 
 The frames and bands are those of speech recognition (Davis and Mermelstein 1980; Whisper's compression of the range):
 25 ms under a Hann window every hop, triangular bands that are equally wide on the mel scale, the logarithm of the power.

@@ -2,11 +2,11 @@
 
 Sampled texts hardly ever depend on the last bits of the logits, but log-probabilities show them, and int8 kernels turn
 them into steps. Three things vary with the batch. The order of sums in a matrix product depends on the number of vectors:
-`invariant_rows` measures from how many on it no longer does (one in bfloat16, int8 and oneDNN's float32, on the machines
+`invariant_rows` measures the number from which on it does not (one in bfloat16, int8 and oneDNN's float32, on the machines
 measured), and smaller batches are padded to that. Attention over keys that are padded to the longest sequence rounds
 differently from attention over a sequence's own keys: `attend_by_slot` computes each sequence by itself, which costs
-nothing, as there is nothing to share between them. An activation is computed in whole vectors of the processor,
-and what is left over at the end by another formula: `ActivationBySlot` keeps rows apart that are not whole vectors.
+nothing, as there is nothing to share between them. An activation is computed in whole SIMD vectors,
+and the remainder at the end by another formula: `ActivationBySlot` computes rows separately if they are not whole vectors.
 """
 
 from __future__ import annotations

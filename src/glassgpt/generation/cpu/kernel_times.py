@@ -1,9 +1,9 @@
 """Times of kernels that are kept for later processes.
 
-Two kernels round differently, and a processor that is busy for a moment can make either the faster one. A process that
-remembers what an earlier one has measured gives the same texts, and starts sooner. What is measured beside other programs
-is measured again by the next processes, and the least time of each kernel counts; then it holds, too: on a machine that is
-always shared, each start would measure otherwise, and choose another kernel.
+Kernels round differently, and on a processor that is busy for a moment either of two can measure as the faster one. A
+process that uses the times of an earlier one gives the same texts, and starts sooner. Times measured beside other programs
+are measured again by the next processes, and the least time of each kernel counts. After `ENOUGH` measurements they are
+final, too: otherwise, on a machine that is always shared, each start would measure again and might choose another kernel.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ def _int8(pack: IntegerPack, weight: Tensor, bias: Tensor | None) -> Product:
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return a matrix (out, in) as integers between -127 and 127 and the scales (out,) of its rows.
 
-    A few rows at a time, so that what lies between weights and integers stays in a core's cache.
+    A few rows at a time, so that intermediate values stay in a core's cache.
     """
     integers, scales = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight))
     rows = max(1, QUANTIZED_ELEMENTS // weight.size(1))

@@ -2,7 +2,7 @@
 
 PyTorch has no fast product with 4-bit weights on x86 for several vectors (docs/log.md), so there is one in C. It is compiled
 when it is first needed, which takes a second, and kept in the user's cache folder under the checksum of its source and
-command. Without a compiler, or on another processor, whoever asks gets None and uses a slower kernel.
+command. Without a compiler, or on another processor, callers get None and use a slower kernel.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""The loss whose head computes in 8 bits: the largest product of a small model, and its passes over the logits.
+"""The loss with the head in 8 bits: the largest matrix product of a small model, and the passes over its logits.
 
 One operation returns the loss and its gradients: the gradient by the logits, softmax minus one-hot, lies between -1
 and 1 whatever the model, so it can be written in 8 bits with a fixed scale as soon as the logits exist. Neither the
 logits nor their gradient are kept for the backward pass, which multiplies by the gradient of the loss.
 
 A weight is rounded alike at every position, and the features of all positions have much in common. Without a correction
-each token's logit would be off by about the same at all positions, an error that no number of positions averages out. So
-the mean of the features times what rounding took from the weights is added to the logits again, as a bias of the product.
+each token's logit would be off by about the same at all positions, an error that does not average out over positions. So
+the mean of the features times the rounding error of the weights is added to the logits, as a bias of the product.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from glassgpt.training.fp8.quantize import (
 from glassgpt.training.head_loss import HeadLoss
 
 GRADIENT_SCALE = 2.0**15
-"""Maps gradients by logits, at most 1, to the upper end of E5M2: the smallest of them that keeps its precision is 2^-29."""
+"""Maps gradients by logits, at most 1, to the upper end of E5M2; those below 2^-29 lose precision."""
 
 
 class FP8HeadLoss(HeadLoss):

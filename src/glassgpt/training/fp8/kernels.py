@@ -22,7 +22,7 @@ def cast_kernel(x, scale, y, size, LARGEST: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def cast_rows_kernel(x, scale, y, along, lost, n_columns, LARGEST: tl.constexpr, BLOCK: tl.constexpr):
-    """Write a row of x (M, n_columns) times a scale in 8 bits, and the dot product of what rounding takes from it."""
+    """Write a row of x (M, n_columns) times a scale in 8 bits, and the dot product of its rounding error with `along`."""
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     inside = at < n_columns

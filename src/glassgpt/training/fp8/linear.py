@@ -1,7 +1,7 @@
 """Linear layers whose products run in 8 bits while training.
 
-Activations and gradients have fixed scales, so that their casts can be fused with whatever computes them: a scale that
-is measured first needs a pass of its own over the tensor, and at the widths of a small model these passes cost what
+Activations and gradients have fixed scales, so that their casts can be fused with the operations that compute them. A
+dynamic scale needs a separate pass over the tensor, and at the widths of a small model these passes cost as much as
 the products save. Inputs follow a norm, an activation or attention, and are of the order of 1. The gradient of a mean
 over N tokens is of the order of 1/N at most, so it is multiplied by N and by a factor that uses most of the range of
 the format. Weights are scaled by their largest value.

@@ -64,7 +64,7 @@ def quantize(x: Tensor, padded: int = 0, dtype: torch.dtype = E4M3) -> Quantized
 
 
 def quantize_rows(x: Tensor, padded: int, along: Tensor) -> tuple[Quantized, Tensor]:
-    """Quantize a matrix (M, C) as `quantize` does, and return what rounding takes from each row along a direction.
+    """Quantize a matrix (M, C) as `quantize` does, and return the rounding error of each row along a direction.
 
     Args:
         x: the matrix.
