@@ -1,8 +1,8 @@
-"""Long prompts on a GPU beside transformers, in one run: time to the first token, and tokens per second after it.
+"""Long prompts on a GPU by glassgpt and transformers, in one run: time to first token, and tokens per second after it.
 
 A Llama of GPT-2's size (12 layers of 12 heads of 64, tied head) with a context of 8,192 and random weights in bfloat16; transformers
 loads the same weights, as the package exports them. Prompts are random, all different, and 256 tokens follow, greedily. In every
-round the systems take turns; calls that compile or capture do not count.
+round the systems take turns; calls that compile or capture graphs do not count.
 
 First token: seconds from the call until every sequence has one (transformers: a call for one token). Tokens after it: those that
 arrive later than the first tokens of all sequences, until the first sequence ends, divided by the seconds between
@@ -53,7 +53,7 @@ class Sizes:
     Attributes:
         model: the model's shape.
         prompts: tokens of the prompts.
-        compiled: those that transformers' compiled way is measured with, which compiles for each.
+        compiled: those with which compiled transformers is measured; it compiles for each.
         batches: batch sizes.
         new_tokens: tokens that follow.
         rounds: timed rounds.
@@ -226,7 +226,7 @@ def measure(systems: dict[str, Ours | Theirs], batch: int, length: int, rounds: 
 
 
 def about(sizes: Sizes) -> dict[str, Any]:
-    """Return what the figures hold for."""
+    """Return the conditions of the measurement."""
     is_gpu = torch.cuda.is_available()
     return {
         "what": __doc__,
@@ -256,7 +256,7 @@ def random_model(config: ModelConfig) -> LanguageModel:
     torch.manual_seed(0)
     model = build_model(config).eval()
     for parameter in model.parameters():
-        if not parameter.any():  # Modern begins with zeros, of which everything would be right
+        if not parameter.any():  # Modern's zero-initialized projections would hide errors
             torch.nn.init.normal_(parameter, std=0.02)
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -315,9 +315,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--small", action="store_true", help="tiny sizes, to try the script")
-    parser.add_argument("--no-compile", action="store_true", help="leave out transformers' compiled way")
+    parser.add_argument("--no-compile", action="store_true", help="leave out compiled transformers")
     parser.add_argument(
-        "--only-compile", action="store_true", help="measure only with its compiled way, without checks"
+        "--only-compile", action="store_true", help="measure only beside compiled transformers, without checks"
     )
     chosen = parser.parse_args()
     sizes = SMALL if chosen.small else FULL

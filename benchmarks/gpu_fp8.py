@@ -57,7 +57,7 @@ def random_model(**shape: Any) -> LanguageModel:
     settings: dict[str, Any] = {"vocab_size": GPT2_VOCAB_SIZE, "context_length": 1024, **shape}
     model = build_model(ModelConfig(**settings)).eval()
     for parameter in model.parameters():
-        if not parameter.any():  # Modern begins with zeros, of which everything would be right
+        if not parameter.any():  # Modern's zero-initialized projections would hide errors
             torch.nn.init.normal_(parameter, std=0.02)
     return model.to(DEVICE)
 

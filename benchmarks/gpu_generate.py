@@ -1,9 +1,9 @@
-"""Writing on a GPU beside transformers, in one run: GPT-2 124M with random weights in bfloat16, top-k 50.
+"""Generation on a GPU by glassgpt and transformers, in one run: GPT-2 124M with random weights in bfloat16, top-k 50.
 
-Tokens per second are over the whole call, reading the prompts included, after two calls that do not count. The mixed part
-asks for 64 texts of different length: continuous batching against static batches, where all prompts are padded to the
-longest and all texts are written to the length of the longest. Before anything is timed, `gpu_parts.agreement` holds the kernels
-against float32, processors and noise.
+Tokens per second are over the whole call, prefill included, after two warm-up calls. The mixed part asks for 64 texts of
+different length: continuous batching against static batches, where all prompts are padded to the longest and all texts are
+generated to the length of the longest. Before anything is timed, `gpu_parts.agreement` compares the kernels with float32,
+and samples with processors and noise in PyTorch.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def our_model(context: int = 1024, **shape: Any) -> LanguageModel:
     torch.manual_seed(0)
     model = build_model(ModelConfig(vocab_size=GPT2_VOCAB_SIZE, context_length=context, **shape)).eval()
     for parameter in model.parameters():
-        if not parameter.any():  # Modern begins with zeros, of which everything would be right
+        if not parameter.any():  # Modern's zero-initialized projections would hide errors
             torch.nn.init.normal_(parameter, std=0.02)
     return model.cuda()
 
@@ -69,7 +69,7 @@ def checked() -> dict[str, Any]:
 def ours(
     model: LanguageModel, batches: tuple[int, ...], rounds: int, options: GenerationOptions = TOP_50
 ) -> tuple[dict[int, GenerationSpeed], dict[str, Any]]:
-    """Figures of each batch size, and what they hold for."""
+    """Return the speed at each batch size, and the conditions of the measurement."""
     load = GenerationWorkload(batches, PROMPT_TOKENS, NEW_TOKENS, rounds, options)
     speeds, about = measure_generation(model, load)
     return {speed.batch: speed for speed in speeds}, about
@@ -105,7 +105,7 @@ def their_texts(model: Any, prompts: torch.Tensor, new_tokens: int, **how: Any) 
 
 
 def timed(work: Callable[[], Any]) -> float:
-    """Seconds, to the end of what is under way on the GPU."""
+    """Return the seconds of some work, until the GPU has finished it."""
     torch.cuda.synchronize()
     start = time.perf_counter()
     work()
@@ -134,12 +134,12 @@ def mixed(rounds: int, *, compiled: bool) -> dict[str, list[float]]:
 
 
 def promised(row: Row, least: float) -> Row:
-    """A row whose figure itself has a target."""
+    """Return a row with a target for its figure, not for a ratio."""
     return replace(row, target=f">= {least:g} {row.unit}", met=row.figure >= least)
 
 
 def measure(rounds: int, *, compiled: bool) -> dict[str, Any]:
-    """Everything, as it is written down."""
+    """Measure everything; return the content of the result file."""
     rows: list[Row] = []
     agrees = checked()
     print(json.dumps(agrees, indent=1), flush=True)

@@ -1,8 +1,8 @@
 """gpt-fast and glassgpt in turns on one GPU: the same Llama with the same random weights, batch 1, top-k 50.
 
-gpt-fast's functions are compiled as its options --compile and --compile_prefill do; glassgpt is the engine with one slot. Prompts
-are random, calls that compile or capture do not count. After the first: gpt-fast's tokens by the difference between calls for all
-tokens and for two; ours that arrive after those of the first launch.
+gpt-fast's functions are compiled as its options --compile and --compile_prefill do; glassgpt is the engine with one slot.
+Prompts are random, and calls that compile or capture graphs do not count. After the first token: for gpt-fast, the
+difference between calls for all tokens and for two; for glassgpt, the tokens that arrive after those of the first launch.
 
     python benchmarks/gpu_gptfast.py GPT_FAST   # a checkout of https://github.com/meta-pytorch/gpt-fast
 """
@@ -182,7 +182,7 @@ def measure(theirs: Theirs, ours: Ours, sizes: Sizes, rounds: int) -> list[dict[
 
 
 def about(sizes: Sizes, rounds: int) -> dict[str, Any]:
-    """Return what the figures hold for."""
+    """Return the conditions of the measurement."""
     return {
         "what": __doc__,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -64,7 +64,7 @@ def random_model(context_length: int = 1024, **shape: Any) -> LanguageModel:
     torch.manual_seed(0)
     model = build_model(ModelConfig(vocab_size=GPT2_VOCAB_SIZE, context_length=context_length, **shape)).eval()
     for parameter in model.parameters():
-        if not parameter.any():  # Modern begins with zeros, of which everything would be right
+        if not parameter.any():  # Modern's zero-initialized projections would hide errors
             torch.nn.init.normal_(parameter, std=0.02)
     return to_bfloat16(model.cuda())
 

@@ -1,6 +1,6 @@
 """Choose a training recipe on a tuning split: train several at once on one GPU, then time the best ones alone.
 
-    python benchmarks/recipes.py train benchmarks/recipes/seconds-to-a-loss.toml --data TUNE --out RESULT --jobs 7
+    python benchmarks/recipes.py train benchmarks/recipes/seconds-to-a-loss.toml --data TUNE --out RESULT --jobs 8
     python benchmarks/recipes.py time RESULT --best 3
 
 The loss after a step does not depend on what else the GPU does, so recipes are compared by steps while they share it.
@@ -48,7 +48,7 @@ from gpu_parts import recipe_choice
 
 Row = dict[str, Any]
 NATS_PER_FOLD = 0.67
-"""Nats that e times the steps gain near 4.3 nats: 165 and 180 steps of textbooks-124m-fast ended 0.058 nats apart."""
+"""Nats that e times as many steps lower the loss, near 4.3 nats: 165 and 180 steps of textbooks-124m-fast ended 0.058 apart."""
 FIXED_MS, TFLOPS = 7.0, 470.0
 """Milliseconds of a step at any batch size, and speed of the rest: textbooks-124m-fast on an H200 at two batch sizes."""
 FP8_SHARE = {"off": 1.0, "head": 0.87, "mlp": 0.78, "all": 0.72}
@@ -194,8 +194,8 @@ def read_metrics(path: Path) -> Row:
 def compared(result: Row) -> Row:
     """Return the result with each recipe compared with the reference.
 
-    `steps_for_reference` is the number of steps with which a recipe would end at the reference's loss, if e times the
-    steps gain `nats_per_fold`; `predicted_seconds` is their time by the number of operations, `seconds_for_reference`
+    `steps_for_reference` is the number of steps with which a recipe would end at the reference's loss, if e times as many
+    steps lower it by `nats_per_fold`; `predicted_seconds` is their time by the number of operations, `seconds_for_reference`
     by timing.
     """
     first = result["recipes"][result["reference"]]

@@ -50,7 +50,7 @@ def logprob_errors(
 ) -> dict[str, float]:
     """Return the largest difference from float32 of the log-probabilities of the most probable tokens.
 
-    Compared with the difference that other keys in the first chunk make, without which a small error says little.
+    Also returned is the difference that other keys in the first chunk make: a small error means something only if this is larger.
 
     Args:
         exact: in float32.

@@ -312,7 +312,7 @@ def settings_of(name: str, small: bool) -> dict[str, str]:
 
 
 def sizes_at(context: int, small: bool) -> dict[str, str]:
-    """Settings of a step at a context; several sequences per pass as far as memory allows without question."""
+    """Settings of a step at a context; several sequences per pass where they fit into memory for certain."""
     sizes = {"model.context_length": str(context), "train.batch_tokens": str(STEP_TOKENS)}
     sizes["train.micro_batch_size"] = str(max(1, 32_768 // context))
     if small:

@@ -125,7 +125,7 @@ def time_in_turns(ways: Mapping[str, Callable[[], Tensor]], rounds: int) -> dict
     taken: dict[str, list[tuple[Moment, Moment]]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, replay in replays.items():
-            replay()  # after this the cache holds what the way itself leaves there
+            replay()  # afterwards the cache holds what this way leaves in it
             began = Moment()
             replay()
             taken[name].append((began, Moment()))

@@ -2,7 +2,7 @@
 
 Works on the result of `recipes.py`. Its `base` names the recipe that changes are made to; the row of a change has `changes`
 and a `group`, of which only one change is made at a time. Recipes are compared by the seconds that they are predicted to need for the
-reference's loss, if e times the steps gain `nats_per_fold`.
+reference's loss, if e times as many steps lower the loss by `nats_per_fold`.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ TRIAL_STEPS = 220
 """Steps of the run that is timed to fit the number of steps to a time. The first 20, two of which are audited, are followed
 by as many as lie between two later audits."""
 MARGIN = 0.01
-"""Share of that time which stays free, for steps that vary."""
+"""Share of that time that is kept free, because the time of steps varies."""
 
 
 @dataclass(frozen=True)
