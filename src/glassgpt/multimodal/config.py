@@ -19,7 +19,7 @@ class MultimodalConfig:
     What the dataset determines is filled in from it, so that a run can be used without its data.
 
     Attributes:
-        modalities: what the model has encoders for, image, audio or both separated by a comma; from the dataset.
+        modalities: modalities with encoders: image, audio, or both separated by a comma; from the dataset.
         image_size: width and height of every picture, in pixels; from the dataset.
         patch_size: width and height of the part of a picture that is one position, in pixels; from the dataset.
         rate: samples per second of sound; from the dataset.
@@ -30,24 +30,24 @@ class MultimodalConfig:
         stem_width: channels of the first of the convolutions that turn patches into positions, twice as many after each halving of
             the picture; 0 is one linear layer per patch instead.
         mels: frequency bands of a spectrogram.
-        augment_image: how strongly pictures are changed in training, from 0 (not at all) to 2: moved, turned, scaled, recolored,
-            partly covered.
+        augment_image: how strongly pictures are changed in training, from 0 (not at all) to 2: shifted, rotated, scaled,
+            warped, recolored, partly covered.
         flip_image: whether half of the pictures are mirrored in training, where left and right mean the same.
         restyle_image: how strongly the style of pictures is changed in training, from 0 (not at all) to 2, for drawings in a
             style that was not seen: other colors, thick and thin lines, filters, shading, outlines, flat colors, noise.
         filter_image: share of the pictures that random filters of 1 to 7 pixels change in training, from 0 to 1; like restyle_image
-            for drawings in a style that was not seen, of which shapes remain, and colors in part.
+            for drawings in a style that was not seen. Shapes stay, colors in part.
         recolor_image: factor of the changes of color in augment_image and restyle_image (hue, saturation, mixed and repainted
             colors), from 0 (colors stay) to 2; less than 1 where the color is part of the name.
         invert_image: share of the pictures in which light and dark are exchanged in training, from 0 to 1, as in a light drawing
             on a dark, colored ground.
-        hide_patches: largest share of the patches of a picture that are covered in training, from 0 (none) to 1, so that no part
-            of a thing is needed to recognize it.
+        hide_patches: largest share of the patches of a picture that are covered in training, from 0 (none) to 1, so that no
+            single part is needed to recognize an object.
         augment_audio: how strongly sounds are changed in training, from 0 (not at all) to 2: speed, pitch, noise, gaps.
-        attention: what a position of a picture or sound sees of it: `causal`, what comes before, as in text, or
-            `bidirectional`, all of it.
-        ctc_weight: weight of a second loss for speech, from 0 (none) to 10: CTC, by which the positions of a sound say the text
-            that is learned with it, in order. It needs a position for each token of the text.
+        attention: attention within a picture or sound: `causal`, to the positions before, as in text, or `bidirectional`,
+            to all of its positions.
+        ctc_weight: weight of a second loss for speech, from 0 (none) to 10: CTC, with which the positions of a sound learn to
+            transcribe its text, in order. It needs a position for each token of the text.
         freeze: train the encoders alone, or with the adapter of lora.rank, and leave the language model as it is.
     """
 

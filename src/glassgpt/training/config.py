@@ -61,7 +61,7 @@ class TrainConfig:
         snapshots: whether the weights alone are also saved at steps 0, 1, 2, 4, 8 and so on, to show how the model learned;
             they are never deleted. auto does so where all of them together take at most 200 MB.
         trackers: programs that also record the run, separated by commas: tensorboard, wandb, mlflow, trackio. Each is an extra
-            of its name and writes into the run's folder; nothing is sent.
+            of its name and writes into the run's folder; nothing is sent unless a variable such as WANDB_MODE says so.
     """
 
     max_steps: int = 1000
@@ -214,11 +214,11 @@ class OptimizerConfig:
             matrices and adamw for the rest.
         beta1: decay of the running mean of gradients.
         beta2: decay of the running mean of squared gradients.
-        epsilon: added to the square root of that mean.
+        epsilon: added to the square root of the mean of squared gradients.
         weight_decay: weight decay of matrices; embeddings, biases and gains are never decayed.
         head_weight_decay: weight decay of an untied head.
         momentum: share of its running average that muon keeps in each step.
-        momentum_warmup_steps: steps over which muon's momentum rises to that from 0.85; 0 is no warmup.
+        momentum_warmup_steps: steps over which muon's momentum rises from 0.85 to optimizer.momentum; 0 is no warmup.
         embedding_rate_ratio: learning rate of embeddings over train.learning_rate.
         head_rate_ratio: learning rate of an untied head over train.learning_rate.
         vector_rate_ratio: learning rate of biases and gains over train.learning_rate.
@@ -265,8 +265,8 @@ class ScheduleConfig:
         warmup_steps: steps of linear warmup from 0.
         final_ratio: learning rate of the last step over the peak, for linear, cosine and wsd.
         decay_fraction: share of all steps in the final linear decay of wsd.
-        step_every: steps between two drops of step.
-        step_factor: factor of each drop of step.
+        step_every: steps between two drops of the learning rate, for step.
+        step_factor: factor of each drop, for step.
         function: schedule of your own in place of kind, as module:function; it maps step, max_steps, warmup_steps and
             final_ratio to the learning rate over the peak.
     """
