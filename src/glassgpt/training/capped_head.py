@@ -86,7 +86,7 @@ class _CappedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *arriving: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients by features and weight."""
+        """Return the gradients of features and weight."""
         by_x, by_weight = ctx.saved_tensors
         factor = arriving[0] * (2 * ctx.cap / ctx.n_tokens)  # by the arguments, the logits 2c σ have 2c σ (1 - σ)
         return (by_x * (factor * 2 / ctx.cap)).to(ctx.dtype), by_weight * factor, None, None, None, None
@@ -95,7 +95,7 @@ class _CappedCrossEntropy(torch.autograd.Function):
 def _losses_and_gradients(arguments: Tensor, targets: Tensor, cap: float, buffers: Tensor) -> Tensor:
     """Return the sum of a chunk's losses under logits 2c σ(arguments).
 
-    The arguments (N, V) are overwritten by the gradient by them, divided by 2c. `buffers` are (2, N, V) float32.
+    The arguments (N, V) are overwritten by their gradient, divided by 2c. `buffers` are (2, N, V) float32.
     """
     gate, probabilities = buffers
     gate.copy_(arguments).sigmoid_()

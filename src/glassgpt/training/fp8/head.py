@@ -1,6 +1,6 @@
 """The loss with the head in 8 bits: the largest matrix product of a small model, and the passes over its logits.
 
-One operation returns the loss and its gradients: the gradient by the logits, softmax minus one-hot, lies between -1
+One operation returns the loss and its gradients: the gradient of the logits, softmax minus one-hot, lies between -1
 and 1 whatever the model, so it can be written in 8 bits with a fixed scale as soon as the logits exist. Neither the
 logits nor their gradient are kept for the backward pass, which multiplies by the gradient of the loss.
 
@@ -31,7 +31,7 @@ from glassgpt.training.fp8.quantize import (
 from glassgpt.training.head_loss import HeadLoss
 
 GRADIENT_SCALE = 2.0**15
-"""Maps gradients by logits, at most 1, to the upper end of E5M2; those below 2^-29 lose precision."""
+"""Maps gradients of logits, at most 1, to the upper end of E5M2; those below 2^-29 lose precision."""
 
 
 class FP8HeadLoss(HeadLoss):
@@ -67,7 +67,7 @@ def cross_entropy_fp8(
         chunk_tokens: rows whose logits are held at once.
 
     Returns:
-        The loss, () float32; its gradients by features (N, C) in their type, and by weight (V, C) in its type.
+        The loss, () float32; the gradients of features (N, C) in their type, and of weight (V, C) in its type.
     """
     matrix, bias = quantize_rows(weight, padded_size(len(weight)), features.mean(0, dtype=torch.float32))
     losses, by_features = features.new_empty(targets.shape, dtype=torch.float32), torch.empty_like(features)
@@ -85,7 +85,7 @@ def cross_entropy_fp8(
 def _chunk(
     features: Tensor, weight: Quantized, bias: Tensor, targets: Tensor, vocabulary: int, cap: float, n_tokens: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each row's loss, and the gradients of the sum of losses over n_tokens by features and weight."""
+    """Return each row's loss, and the gradients of features and weight for the sum of losses over n_tokens."""
     x = quantize(features)
     dtype = torch.bfloat16 if features.is_cuda else features.dtype
     logits = product(x.rows, weight.rows, x.inverse_scale, weight.inverse_scale, dtype, fast=True, bias=bias.to(dtype))
@@ -98,7 +98,7 @@ def _chunk(
 
 
 def losses_and_gradients(logits: Tensor, targets: Tensor, vocabulary: int, cap: float) -> tuple[Tensor, Tensor]:
-    """Return each row's loss, and its gradient by the logits times `GRADIENT_SCALE` in 8 bits.
+    """Return each row's loss, and the gradient of its logits times `GRADIENT_SCALE` in 8 bits.
 
     Args:
         logits: (N, P), the first V of which count.

@@ -72,7 +72,7 @@ def cross_entropy_kernel(
     logits, targets, losses, gradients, vocabulary, n_padded,
     CAP: tl.constexpr, LOG2_SCALE: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Write each row's loss, (N,) float32, and its gradient by the logits (N, n_padded), times 2^LOG2_SCALE, in 8 bits.
+    """Write each row's loss, (N,) float32, and the gradient of its logits (N, n_padded), times 2^LOG2_SCALE, in 8 bits.
 
     A program reads its row twice, the second time from the cache: first for the log-sum-exp, then for the gradient. The
     cache holds the rows of all programs at once only if these are few, so a program has many warps.

@@ -55,7 +55,7 @@ def transpose(x: Tensor) -> Tensor:
 def losses_and_gradients(
     logits: Tensor, targets: Tensor, vocabulary: int, cap: float, scale: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Return each row's cross-entropy (N,) float32, and its gradient by the logits (N, P), times a power of two."""
+    """Return each row's cross-entropy (N,) float32, and the gradient of its logits (N, P), times a power of two."""
     n_tokens, n_padded = logits.shape
     losses = torch.empty(n_tokens, device=logits.device)
     gradients = torch.empty((n_tokens, n_padded), dtype=dtype, device=logits.device)

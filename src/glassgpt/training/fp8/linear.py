@@ -87,7 +87,7 @@ class LinearFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Return the gradients by x and weight."""
+        """Return the gradients of x and weight."""
         x, w_columns, inverse = ctx.saved_tensors
         scale = grad.size(0) * GRADIENT_HEADROOM
         g8 = saturate(grad.float() * scale, E5M2)

@@ -188,8 +188,8 @@ def chunk_attention_kernel(
 
     Program (slot, key head, chunk of CHUNK positions), otherwise as `row_attention_kernel`: with few slots, one program per
     key head would leave most of the GPU idle while it reads thousands of keys (Dao et al. 2023, Flash-Decoding). A new key is stored by the
-    program of its chunk. A row's own key is counted by that of chunk 0, which always runs, and its score is the first maximum in
-    every chunk, so that no maximum is infinite where a row sees nothing of a chunk.
+    program of its chunk. A row's own key is counted by that of chunk 0, which always runs. In every chunk its score
+    initializes the running maximum, which is therefore finite even where a row sees nothing of a chunk.
 
     Writes for each row, query head and chunk: the maximum, the sum of the weights, and the weighted sum of the values,
     (M, H, CHUNKS), the last with HEAD_DIM behind it, float32.
