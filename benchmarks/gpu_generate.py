@@ -193,7 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument(
-        "--no-compile", action="store_true", help="leave out transformers' compiled way, which takes minutes"
+        "--no-compile", action="store_true", help="leave out compiled transformers, which take minutes"
     )
     chosen = parser.parse_args()
     result = measure(ROUNDS, compiled=not chosen.no_compile)

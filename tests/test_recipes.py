@@ -71,7 +71,7 @@ def test_fp8_is_predicted_to_shorten_what_grows_with_the_batch(recipes):
     found = recipes.Plan("textbooks-124m-fast", "off", {"off": {}, "all": {"train.fp8": "all"}})
     off, all_ = (row["predicted_step_ms"] for row in found.describe()["recipes"].values())
     assert off == pytest.approx(67, abs=1)
-    assert all_ - recipes.FIXED_MS == pytest.approx(0.78 * (off - recipes.FIXED_MS), abs=0.1)
+    assert all_ - recipes.FIXED_MS == pytest.approx(recipes.FP8_SHARE["all"] * (off - recipes.FIXED_MS), abs=0.1)
 
 
 def test_pool_starts_in_order_and_kills_what_is_late(recipes, tmp_path, monkeypatch):
