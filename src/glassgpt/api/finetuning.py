@@ -28,6 +28,7 @@ from glassgpt.evaluation.observer import SILENT, EvaluationObserver
 from glassgpt.interchange import peft
 from glassgpt.model.accounting import count_parameters
 from glassgpt.model.lora_config import LoRAConfig
+from glassgpt.model.vectors import ModelWithEncoders
 from glassgpt.training.checkpoint import find_checkpoint, read_adapter, weights_fingerprint
 from glassgpt.training.loop import TrainingResult
 from glassgpt.training.run_folder import RunFolder
@@ -130,7 +131,8 @@ def merge(run: str | Path, out: str | Path, *, checkpoint: str = "best") -> RunF
     same = [name for name, tensor in loaded.model.state_dict().items() if name in base and tensor.equal(base[name])]
     if base and len(same) == len(base):
         console.warn(f"the adapter in {run} changes nothing: it was not trained")
-    lineage = RunConfig(data=config.data, seed=config.seed, init_from=str(folder.path.absolute()))
+    origin = str(folder.path.absolute())
+    lineage = RunConfig(data=config.data, seed=config.seed, init_from=origin, multimodal=config.multimodal)
     template = kept_files(folder.path)
     return save_as_run(loaded.model, loaded.tokenizer, Path(out), config=lineage, files=template)
 
@@ -152,7 +154,12 @@ def import_adapter(folder: str | Path, base: str | Path, out: str | Path) -> Run
     if read_adapter(path) is not None:
         raise UsageError(adapter_of_adapter(str(base)))
     loaded = load(base, device="cpu")
-    lora = peft.import_adapter(loaded.model, weights_fingerprint(path), Path(folder), console.warn)
-    lineage = RunConfig(data=load_config(base).data, init_from=str(Path(base).absolute()), lora=lora)
+    model = (
+        loaded.model.language_model if isinstance(loaded.model, ModelWithEncoders) else loaded.model
+    )  # encoders stay
+    lora = peft.import_adapter(model, weights_fingerprint(path), Path(folder), console.warn)
+    of_base = load_config(base)
+    origin = str(Path(base).absolute())
+    lineage = RunConfig(data=of_base.data, init_from=origin, lora=lora, multimodal=of_base.multimodal)
     template = kept_files(Path(base))
     return save_as_run(loaded.model, loaded.tokenizer, Path(out), config=lineage, files=template)
