@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,11 +17,11 @@ from glassgpt.adaptation.replay import open_training_data
 from glassgpt.adaptation.show import print_memory
 from glassgpt.api.initialization import adapter_of_adapter
 from glassgpt.api.load_run import load
-from glassgpt.api.run_datasets import held_out_dataset
+from glassgpt.api.run_datasets import held_out_dataset, open_for_run
 from glassgpt.api.runs import kept_files, save_as_run
 from glassgpt.api.training import check, train, write_run_report
 from glassgpt.config import RunConfig, load_config
-from glassgpt.data.chat.dataset import ConversationDataset, open_dataset
+from glassgpt.data.chat.dataset import ConversationDataset
 from glassgpt.data.shards import TokenDataset
 from glassgpt.errors import UsageError, WrongRunError
 from glassgpt.evaluation.loss_changes import LossChange, write_changes
@@ -29,6 +30,8 @@ from glassgpt.interchange import peft
 from glassgpt.model.accounting import count_parameters
 from glassgpt.model.lora_config import LoRAConfig
 from glassgpt.model.vectors import ModelWithEncoders
+from glassgpt.multimodal.batches import EncodedDataset
+from glassgpt.multimodal.config import OF_ENCODER
 from glassgpt.training.checkpoint import find_checkpoint, read_adapter, weights_fingerprint
 from glassgpt.training.loop import TrainingResult
 from glassgpt.training.run_folder import RunFolder
@@ -76,6 +79,7 @@ def finetune(
     if not config.init_from:
         raise UsageError("fine-tuning needs a run; name it as init_from")
     checked = check(config, out, processes=processes, resume=resume)
+    _require_encoders(checked)
     length = checked.train.resolve_sequence_length(checked.model.context_length)
     rows = checked.train.resolve_micro_batch_size(checked.train.batch_tokens // (length * processes))
     shape = replace(checked.model, context_length=length)
@@ -100,7 +104,7 @@ def finetune(
 
 def _texts(config: RunConfig) -> dict[str, TokenDataset]:
     """Return the new text, and the old one: the one that is mixed in, else the one that the base was trained on."""
-    texts = {"new": open_dataset(Path(config.data))}
+    texts = {"new": open_for_run(Path(config.data), Path(config.init_from))}
     if isinstance(texts["new"], ConversationDataset):  # before it is measured, which takes time
         require_trainable(texts["new"])
     if config.replay.data:
@@ -108,7 +112,27 @@ def _texts(config: RunConfig) -> dict[str, TokenDataset]:
     if isinstance(texts["new"], ConversationDataset) and (mixed := mixed_text(texts["new"])):
         return {**texts, "old": TokenDataset.open(mixed)}
     old = held_out_dataset(config.init_from, texts["new"].tokenizer)
+    if isinstance(old, EncodedDataset) and not config.multimodal.names:
+        console.warn("only the language model is fine-tuned: the encoders of pictures and sound are left out")
+        return texts
     return texts if old is None else {**texts, "old": old}
+
+
+def _require_encoders(config: RunConfig) -> None:
+    """Check that documents with media are read by the encoders of the run that is fine-tuned.
+
+    Raises:
+        UsageError: the run has others, or none.
+    """
+    known, wanted = load_config(config.init_from).multimodal, config.multimodal
+    names = ("modalities", *(name for each in wanted.names for name in OF_ENCODER[each]), "attention")
+    different = (name for name in names if getattr(known, name) != getattr(wanted, name))
+    if wanted.names and (name := next(different, None)):
+        here, there = ("empty" if value == "" else value for value in (getattr(each, name) for each in (wanted, known)))
+        raise UsageError(
+            f"multimodal.{name} is {here} with {config.data}, but {there} in {config.init_from}, whose encoders are fine-tuned; "
+            f"to train others: glassgpt train PRESET --data {shlex.quote(config.data)} --init-from {shlex.quote(config.init_from)}"
+        )
 
 
 def merge(run: str | Path, out: str | Path, *, checkpoint: str = "best") -> RunFolder:

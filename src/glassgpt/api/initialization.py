@@ -68,13 +68,22 @@ def model_to_train(
         if read_adapter(path) is not None:
             raise UsageError(adapter_of_adapter(config.init_from))
         model = add_lora(model, Adapter(weights_fingerprint(path), config.lora))
-    has_encoders = config.multimodal.same_encoders(load_config(config.init_from).multimodal)
-    return _with_encoders(model, config, path if has_encoders else None)
+    return _with_encoders(model, config, path)
 
 
-def _with_encoders(model: LanguageModel, config: RunConfig, checkpoint: Path | None) -> LanguageModel:
-    """Return a model with the encoders that its data need, if any; see `with_encoders`."""
-    return with_encoders(model, config.multimodal, checkpoint) if config.multimodal.names else model
+def _with_encoders(model: LanguageModel, config: RunConfig, source: Path | None) -> LanguageModel:
+    """Return a model with the encoders that its data need, if any.
+
+    Args:
+        model: the model.
+        config: the configuration.
+        source: checkpoint of the run to start from, whose encoders are taken where they fit; None draws all.
+    """
+    media = config.multimodal
+    if not media.names:
+        return model
+    shared = () if source is None else media.shared_encoders(load_config(config.init_from).multimodal)
+    return with_encoders(model, media, source if shared else None, shared)
 
 
 def adapter_of_adapter(run: str) -> str:

@@ -23,7 +23,7 @@ def held_out_dataset(run: str | Path, tokenizer: Tokenizer) -> TokenDataset | No
     folder = load_config(Path(run)).data
     if not folder or not Path(folder).is_dir():
         return None
-    dataset = _open(Path(folder), Path(run))
+    dataset = open_for_run(Path(folder), Path(run))
     return dataset if dataset.tokenizer_fingerprint == tokenizer.fingerprint else None
 
 
@@ -48,14 +48,14 @@ def load_with_dataset(
         GlassGPTError: see `load` and `TokenDataset.open`.
     """
     RunFolder(Path(run)).require()
-    dataset = _open(held_out_folder(Path(run), data), Path(run))
+    dataset = open_for_run(held_out_folder(Path(run), data), Path(run))
     loaded = load(run, checkpoint=checkpoint, device=device, batch_size=batch_size)
     require_same_tokenizer(loaded.tokenizer.fingerprint, dataset)
     verify_once(dataset, ("validation",))
     return loaded, dataset
 
 
-def _open(folder: Path, run: Path) -> TokenDataset:
+def open_for_run(folder: Path, run: Path) -> TokenDataset:
     """Open a dataset, of text, of conversations or of documents with media, as a run reads it.
 
     Raises:

@@ -191,7 +191,7 @@ def _config(
         raise UsageError(
             f"no dataset is given; create one with: glassgpt prepare SOURCE --tokenizer {shlex.quote(str(run))} --out DIR, then add --data DIR"
         )
-    model = load_config(run).model
+    model, of_media = load_config(run).model, dict[str, Any]()
     if format == "preference":
         if replay:
             raise UsageError("--replay cannot be combined with --format preference; it mixes text in")
@@ -199,11 +199,25 @@ def _config(
     else:
         dataset = open_dataset(data)
         rows = dataset.conversations.row_length - 1 if isinstance(dataset, ConversationDataset) else 0
+        of_media = _media_settings(run, data)
+        length = rows or of_media.get("train.sequence_length", 0)
         mixed = parse_replay(replay) if replay and not rows else None  # rows of conversations have the old text already
-        asked = Finetuning(run, model, data, dataset.info.train.tokens, epochs, full, mixed, processes, rows)
-    settings = asked.settings() | (asked.recipe(_batch_tokens(overrides)) if preset is None else {})
+        asked = Finetuning(run, model, data, dataset.info.train.tokens, epochs, full, mixed, processes, length)
+    settings = asked.settings() | of_media | (asked.recipe(_batch_tokens(overrides)) if preset is None else {})
     settings |= {"seed": seed} if seed is not None else {}
     return _load_settings(preset, full, settings | overrides)
+
+
+def _media_settings(run: Path, data: Path) -> dict[str, Any]:
+    """Return what follows from documents with media: the length of their rows, and the encoders of the run, which are kept."""
+    from glassgpt.config import load_config
+    from glassgpt.multimodal.config import KEPT
+    from glassgpt.multimodal.dataset import MULTIMODAL_FILE, MultimodalSummary, is_multimodal
+
+    if not is_multimodal(data):
+        return {}
+    known, rows = load_config(run).multimodal, MultimodalSummary.read(data / MULTIMODAL_FILE).row_length
+    return {"train.sequence_length": rows - 1, **{f"multimodal.{name}": getattr(known, name) for name in KEPT}}
 
 
 def _load_settings(preset: str | None, full: bool, settings: dict[str, Any]) -> RunConfig:

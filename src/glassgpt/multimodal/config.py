@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -10,6 +11,13 @@ from glassgpt.multimodal.image_files import Fit
 from glassgpt.multimodal.media import MODALITIES, Geometry, Modality
 
 MAX_STEM_WIDTH = 256
+OF_ENCODER: Mapping[Modality, tuple[str, ...]] = {
+    "image": ("image_size", "patch_size", "overlap", "stem_width"),
+    "audio": ("rate", "hop", "frames_per_position", "mels"),
+}
+"""Settings that the encoder of each modality is made of."""
+KEPT = ("overlap", "stem_width", "mels", "attention")
+"""Settings that a fine-tuned model keeps; its dataset does not determine them."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +116,18 @@ class MultimodalConfig:
             fit=fit,
         )
 
+    def shared_encoders(self, other: MultimodalConfig) -> tuple[Modality, ...]:
+        """Return the modalities for which weights of an encoder of another configuration fit this one."""
+        return tuple(
+            modality
+            for modality in self.names
+            if modality in other.names
+            and all(getattr(self, name) == getattr(other, name) for name in OF_ENCODER[modality])
+        )
+
     def same_encoders(self, other: MultimodalConfig) -> bool:
-        """Return whether weights of encoders of one configuration fit another."""
-        ours, theirs = ((each.names, each.geometry, each.overlap, each.stem_width, each.mels) for each in (self, other))
-        return ours == theirs
+        """Return whether weights of all encoders of one configuration fit another."""
+        return self.names == other.names == self.shared_encoders(other)
 
     def difference(self, other: MultimodalConfig) -> str | None:
         """Return the name of the first setting that differs and that the model of a run is made of, or None."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -17,18 +18,25 @@ from glassgpt.model.transformer import LanguageModel
 from glassgpt.model.vectors import ENCODERS
 from glassgpt.multimodal.config import MultimodalConfig
 from glassgpt.multimodal.ctc import CTC
+from glassgpt.multimodal.media import Modality
 from glassgpt.multimodal.model import MultimodalModel
 from glassgpt.training.checkpoint import AVERAGE, WEIGHTS, load_weights
 from glassgpt.training.rng import preserved_rng
 
 
-def with_encoders(model: LanguageModel, config: MultimodalConfig, checkpoint: Path | None = None) -> MultimodalModel:
+def with_encoders(
+    model: LanguageModel,
+    config: MultimodalConfig,
+    checkpoint: Path | None = None,
+    shared: Collection[Modality] | None = None,
+) -> MultimodalModel:
     """Return a language model with encoders, those of a verified checkpoint if one is given.
 
     Args:
         model: trained or not, with an adapter or without one; with `freeze`, it learns no more.
         config: the settings.
         checkpoint: of a model with the same encoders; None draws new ones from torch's default generator.
+        shared: modalities whose encoders are those of the checkpoint, while others are drawn; None if all are.
 
     Raises:
         ConfigError: the model cannot take vectors in place of tokens.
@@ -38,7 +46,7 @@ def with_encoders(model: LanguageModel, config: MultimodalConfig, checkpoint: Pa
         model.requires_grad_(False)
     multimodal = MultimodalModel(model, config)
     if checkpoint is not None:
-        _load(multimodal, checkpoint)
+        _load(multimodal, checkpoint, shared)
     return multimodal
 
 
@@ -84,10 +92,21 @@ def _for_head_of(model: MultimodalModel, tensors: dict[str, Tensor]) -> dict[str
     return {name: w for name, w in tensors.items() if not name.startswith(f"{CTC}.")} | (saved or own)
 
 
-def _load(model: MultimodalModel, checkpoint: Path) -> None:
+def _with_drawn(
+    model: MultimodalModel, tensors: dict[str, Tensor], shared: Collection[Modality] | None
+) -> dict[str, Tensor]:
+    """Return the weights of encoders, of which those that are not shared are the model's own."""
+    if shared is None:
+        return tensors
+    own = {name: w for name, w in model.encoders.state_dict().items() if name.partition(".")[0] not in (*shared, CTC)}
+    return own | {name: w for name, w in tensors.items() if name.partition(".")[0] in (*shared, CTC)}
+
+
+def _load(model: MultimodalModel, checkpoint: Path, shared: Collection[Modality] | None) -> None:
     file = _file(checkpoint)
     try:
         tensors = {name.removeprefix(ENCODERS): w for name, w in load_file(file).items() if name.startswith(ENCODERS)}
+        tensors = _with_drawn(model, tensors, shared)
         model.encoders.load_state_dict(_for_head_of(model, tensors))
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be read: {error}") from error
