@@ -161,6 +161,14 @@ def test_measurement_is_filled_into_its_sentence():
         describe_measurement(CheckResult("learning rate", "compared with typical"))
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_numbers_in_what_to_do_can_be_typed(language):
+    values = {"share": 100.0, "rate": 16_000, "half": 8000, "limit": 4000}
+    text = describe(Finding("GG-MED-006", "warning", values), language)
+    assert "8,000 Hz" in text.means
+    assert "--rate 8000" in text.do
+
+
 def test_every_reason_is_used_and_complete_in_both_languages():
     text = "".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
     for key, lines in reasons().items():
