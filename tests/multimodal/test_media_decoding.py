@@ -78,6 +78,12 @@ def test_sixteen_bits_are_scaled_not_cut():
     assert np.abs(pixels[..., 0].astype(float) - values / 257).max() <= 0.5
 
 
+def test_transparent_value_of_sixteen_bits_is_white():
+    values = np.array([[1000, 1001], [30_000, 65_535]], dtype=np.uint16)
+    pixels = decode_image(encoded(Image.fromarray(values), transparency=1000), 2)
+    assert pixels[..., 0].tolist() == [[255, 4], [117, 255]]
+
+
 def test_pgm_of_sixteen_bits_is_scaled():
     values = np.linspace(0, 65535, 64).astype(">u2")
     pixels = decode_image(b"P5 8 8 65535\n" + values.tobytes(), 8)

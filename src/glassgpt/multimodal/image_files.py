@@ -101,12 +101,23 @@ def _rgb(image: Image) -> Image:
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") and not has_16_bits:
         raise DataError("it has 32 bits per channel, whose range is unknown; save it with 8 or 16 bits")
-    if has_16_bits:  # Pillow would cut all values at 255
-        image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
+    if has_16_bits:
+        image = _with_8_bits(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (*WHITE, 255)), image)
     return image.convert("RGB")
+
+
+def _with_8_bits(image: Image) -> Image:
+    """Return a gray picture of 16 bits with 8; Pillow would cut all values at 255, and forget which one is transparent."""
+    from PIL import Image
+
+    values, transparent = np.asarray(image), image.info.get("transparency")
+    gray = Image.fromarray(np.round(values / 257).astype(np.uint8))
+    if isinstance(transparent, int):
+        gray.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return gray
 
 
 def _square(image: Image, size: int, fit: Fit) -> Image:
