@@ -248,6 +248,21 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path):
     assert len(folder_documents(tmp_path / "folder", follow_links=True)[0]) == 2
 
 
+def test_caption_that_is_a_link_out_of_the_folder_is_not_read(tmp_path):
+    touch(tmp_path, "folder/cat/1.png")
+    (tmp_path / "secret.txt").write_text("a secret")
+    (tmp_path / "folder/cat/1.txt").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(DataError, match=r"1\.txt is a link that leads out of .*folder; remove it"):
+        folder_documents(tmp_path / "folder")
+    assert folder_documents(tmp_path / "folder", follow_links=True)[0] == [(["cat/1.png"], "a secret")]
+
+
+def test_caption_may_have_its_suffix_in_capitals(tmp_path):
+    touch(tmp_path, "cat/1.PNG")
+    (tmp_path / "cat/1.TXT").write_text("a black cat")
+    assert folder_documents(tmp_path) == ([(["cat/1.PNG"], "a black cat")], [])
+
+
 def test_folder_without_media_is_refused(tmp_path):
     touch(tmp_path, "a.txt")
     with pytest.raises(WrongDataError, match="contains no picture"):

@@ -16,7 +16,7 @@ from glassgpt.multimodal.media import MODALITIES, Modality
 from glassgpt.multimodal.sources import MediaSource, SourceDocument, SourceTurn
 
 SUFFIXES: dict[Modality, tuple[str, ...]] = {"image": image_files.SUFFIXES, "audio": audio_files.SUFFIXES}
-CAPTION_SUFFIX = ".txt"
+CAPTION_SUFFIXES = (".txt", ".TXT")
 CAPTION_BYTES = 1 << 20
 REPORTED_SUFFIXES = 3
 
@@ -49,7 +49,7 @@ def read_folder(
         media = sorted(members, key=lambda path: (MODALITIES.index(modality_of(path) or "audio"), path))
         origin = str(media[0])
         try:
-            text = _text(stem, folder)
+            text = _text(stem, folder, follow_links=follow_links)
         except DataError as error:
             bad_rows.skip(origin, error)
             continue
@@ -69,7 +69,7 @@ def _groups(folder: Path, observer: PrepareObserver, *, follow_links: bool) -> d
             links += 1
         elif modality_of(path) is not None:
             groups.setdefault(path.with_suffix(""), []).append(path)
-        elif path.suffix.lower() != CAPTION_SUFFIX:
+        elif path.suffix not in CAPTION_SUFFIXES:
             ignored[path.suffix] += 1
     if links:
         observer.on_note(
@@ -87,19 +87,22 @@ def _groups(folder: Path, observer: PrepareObserver, *, follow_links: bool) -> d
     return dict(sorted(groups.items()))
 
 
-def _text(stem: Path, folder: Path) -> str:
+def _text(stem: Path, folder: Path, *, follow_links: bool) -> str:
     """Return the text of the media with a path without suffix.
 
     Raises:
-        DataError: it has none, or it cannot be read.
+        DataError: it has none, it cannot be read, or it is outside of the folder.
     """
-    caption = stem.with_name(stem.name + CAPTION_SUFFIX)
+    captions = [stem.with_name(stem.name + suffix) for suffix in CAPTION_SUFFIXES]
+    caption = next((path for path in captions if os.path.lexists(path)), captions[0])
     if not os.path.lexists(caption):
         if stem.parent == folder:
             raise DataError(
                 f"{stem} has no text; write it to {caption.name}, or put it into a folder named for its label"
             )
         return stem.parent.name
+    if caption.is_symlink() and not follow_links and leads_out(caption, folder):
+        raise DataError(f"{caption} is a link that leads out of {folder}; remove it, or follow it with --follow-links")
     try:
         if not caption.is_file() or caption.stat().st_size > CAPTION_BYTES:
             raise DataError(f"{caption} is not a file of text of at most {CAPTION_BYTES >> 20} MB")

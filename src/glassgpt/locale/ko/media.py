@@ -37,6 +37,7 @@ MESSAGES = {
     "rows in {} are not read: {} .jsonl; name each of these files as a source": "{0} 폴더의 행은 읽지 않습니다(.jsonl 파일 {1}개). 파일을 하나씩 원본으로 지정하세요",
     "files of other types in {} are not read: {} ({})": "{0} 폴더에 있는 다른 종류의 파일 {1}개는 읽지 않았습니다({2})",
     "{} has no text; write it to {}, or put it into a folder named for its label": "{0}에 글이 없습니다. {1}에 글을 적거나, 레이블을 이름으로 한 폴더에 넣으세요",
+    "{} is a link that leads out of {}; remove it, or follow it with --follow-links": "{0}은(는) {1} 밖으로 나가는 링크입니다. 지우거나 --follow-links로 따라가세요",
     "{} is not a file of text of at most {} MB": "{0}은(는) {1} MB 이하의 텍스트 파일이 아닙니다",
     "{} is empty, so that nothing can be learned": "{0} 파일이 비어 있어 배울 것이 없습니다",
     "a file of rows ({}), a folder of pictures and sounds, or a text ({})": "행으로 된 파일({0}), 그림과 소리의 폴더, 텍스트({1})",
