@@ -179,6 +179,12 @@ def test_spectrogram_equals_that_of_transformers(rate, hop, mels):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_the_spectrogram_of_a_silent_sound_is_silent():
+    assert (log_mel(np.zeros(1000, dtype=np.int16), 8000, 80, 16) == SILENCE).all()
+    quiet = log_mel(np.array([0] * 500 + [1] * 500, dtype=np.int16), 8000, 80, 16)
+    assert (quiet[:4].max(), quiet.max()) == (quiet.min(), 1)
+
+
 def test_a_spectrogram_in_parts_is_the_same(monkeypatch):
     samples = sound(3, 5000).data
     whole = log_mel(samples, 8000, 7, 40)

@@ -49,6 +49,8 @@ def log_mel(samples: NDArray[Any], rate: int, hop: int, mels: int) -> NDArray[np
         power = np.abs(np.fft.rfft(part, size)) ** 2  # (frames, frequencies)
         bands[first : first + at_once] = np.log10(np.maximum(power @ filters, FLOOR))
     loudest = bands.max(initial=np.log10(FLOOR))
+    if loudest == np.log10(FLOOR):  # nothing is to be heard, relative to which the rest would be loud
+        return np.full(bands.shape, SILENCE, dtype=np.float32)
     return (np.maximum(bands, loudest - RANGE) - loudest + RANGE / 2).astype(np.float32) / np.float32(RANGE / 2)
 
 
