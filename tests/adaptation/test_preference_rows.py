@@ -55,6 +55,7 @@ def test_row_is_a_prompt_with_two_replies(row, prompt):
         ({"prompt": "hi", "chosen": "a", "rejected": " a "}, "chosen and rejected are the same"),
         ({"prompt": "hi", "chosen": "", "rejected": "a"}, "chosen is empty"),
         ({"prompt": " ", "chosen": "b", "rejected": "a"}, "prompt is empty"),
+        ({"prompt": "hi", "chosen": "b\ud800", "rejected": "a"}, "lone surrogate U+D800 at character 1"),
         ({"prompt": "hi", "chosen": "a"}, "rejected is missing"),
         ({"chosen": "a", "rejected": "b"}, "prompt is missing"),
         ({"prompt": "hi", "chosen": 1, "rejected": "a"}, "chosen is int; it must be text"),

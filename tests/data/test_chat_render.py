@@ -112,6 +112,7 @@ def of(*pairs, **extra):
         (of(("user", "a"), ("user", "b")), "message 2: the role is user, but assistant was expected"),
         (of(("assistant", "a")), "message 1: the role is assistant, but user was expected"),
         (of(("user", " \n"), ("assistant", "b")), "message 1: the user's message is empty"),
+        (of(("user", "\ud800"), ("assistant", "b")), "message 1: the text contains the lone surrogate U+D800"),
         (of(("user", None)), "message 1: content is None; it must be text"),
         (of(("user", "a"), ("assistant", "b"), name="x"), "message 1: unknown key 'name'"),
         (of(("user", "a"), ("assistant", "b"), weight=2), "message 1: weight is 2; it must be 0"),

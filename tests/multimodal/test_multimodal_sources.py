@@ -158,6 +158,20 @@ def test_any_row_is_a_document_or_a_data_error(row):
         assert any(isinstance(part, str) and part.strip() for turn in document.turns for part in turn.parts)
 
 
+@pytest.mark.parametrize(
+    ("row", "place"),
+    [
+        ({"text": "a\ud800"}, "rows: "),
+        ({"prompt": "\ud800", "text": "a"}, "rows: "),
+        ({"content": [{"type": "text", "text": "\ud800"}]}, "rows, part 1: "),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "rows, message 1: "),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_refused_with_its_place(row, place):
+    with pytest.raises(DataError, match=f"^{place}the text contains the lone surrogate U.D800"):
+        parse_document(row, Path("folder"), "rows")
+
+
 def test_bad_rows_are_skipped_up_to_the_number(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(

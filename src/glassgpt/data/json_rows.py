@@ -50,6 +50,27 @@ def text_field(fields: dict[str, Any], field: str, origin: str) -> str:
     return text
 
 
+def require_characters(text: str, origin: str) -> str:
+    """Return a text of a row if it consists of characters: JSON can spell halves of surrogate pairs.
+
+    Raises:
+        DataError: it contains a lone surrogate.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise surrogate_error(text, error, origin) from error
+    return text
+
+
+def surrogate_error(text: str, error: UnicodeEncodeError, origin: str) -> DataError:
+    """Return the error for a text with a lone surrogate, of which `error` says where it is."""
+    return DataError(
+        f"{origin}: the text contains the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}, which is "
+        "not a valid character; repair or remove it"
+    )
+
+
 def _chat_command(field: str) -> str:
     """Return a command that turns chats into texts; which words mark the roles is the user's choice."""
     turn = '(.role // .from) + ": " + (.content // .value)'

@@ -230,11 +230,7 @@ def _documents_of(text: str, origin: str, position: int) -> Iterable[Document]:
             return [document]
         stream = io.BytesIO(text.encode())
     except UnicodeEncodeError as error:
-        surrogate = ord(text[error.start])
-        raise DataError(
-            f"{origin}: the text contains the lone surrogate U+{surrogate:04X} at character "
-            f"{error.start}, which is not a valid character; repair or remove it"
-        ) from error
+        raise json_rows.surrogate_error(text, error, origin) from error
     return (Document(block.decode(), origin, position) for block, _ in text_blocks(stream))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from glassgpt.data.bad_rows import BadRows
+from glassgpt.data.json_rows import require_characters
 from glassgpt.data.observer import PrepareObserver
 from glassgpt.data.walk import leads_out, walk
 from glassgpt.errors import DataError, WrongDataError
@@ -100,7 +101,7 @@ def _text(stem: Path, folder: Path, *, follow_links: bool) -> str:
             raise DataError(
                 f"{stem} has no text; write it to {caption.name}, or put it into a folder named for its label"
             )
-        return stem.parent.name
+        return require_characters(stem.parent.name, str(stem))  # names of files may be of any bytes
     if caption.is_symlink() and not follow_links and leads_out(caption, folder):
         raise DataError(f"{caption} is a link that leads out of {folder}; remove it, or follow it with --follow-links")
     try:

@@ -22,7 +22,7 @@ from typing import Any, cast
 from glassgpt.data.bad_rows import BadRows
 from glassgpt.data.chat.messages import Message, Role, check_order, role_and_weight
 from glassgpt.data.decompress import DAMAGED, opened
-from glassgpt.data.json_rows import decode_line, lines, parse_row, too_long, without_nulls
+from glassgpt.data.json_rows import decode_line, lines, parse_row, require_characters, too_long, without_nulls
 from glassgpt.errors import DataError, WrongDataError
 from glassgpt.multimodal.media import MODALITIES, Modality
 
@@ -170,7 +170,7 @@ def _turn(given: Any, base: Path, origin: str) -> SourceTurn:
     fields = without_nulls(cast("dict[str, Any]", given))
     role, weight = role_and_weight(fields, origin)
     content = fields.get("content")
-    parts = (content,) if isinstance(content, str) else _parts(content, base, origin)
+    parts = (require_characters(content, origin),) if isinstance(content, str) else _parts(content, base, origin)
     if not any(isinstance(part, MediaSource) or part.strip() for part in parts):
         raise DataError(f"{origin}: the {role}'s message is empty; remove the conversation or complete it")
     if role != "user" and any(isinstance(part, MediaSource) for part in parts):
@@ -235,4 +235,4 @@ def _text(given: Any, key: str, origin: str) -> str:
     if not isinstance(given, str):
         kind = "missing or null" if given is None else type(given).__name__
         raise DataError(f"{origin}: {key} is {kind}; it must be text")
-    return given
+    return require_characters(given, origin)

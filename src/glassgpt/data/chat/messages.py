@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
-from glassgpt.data.json_rows import without_nulls
+from glassgpt.data.json_rows import require_characters, without_nulls
 from glassgpt.errors import DataError
 
 Role = Literal["system", "user", "assistant"]
@@ -101,7 +101,7 @@ def _message(given: Any, origin: str) -> Message:
         raise DataError(f"{origin}: content is {_shown(content)}; it must be text")
     if not content.strip():
         raise DataError(f"{origin}: the {role}'s message is empty; remove the conversation or complete it")
-    return Message(role, content, weight)
+    return Message(role, require_characters(content, origin), weight)
 
 
 def role_and_weight(fields: Mapping[str, Any], origin: str) -> tuple[Role, int]:

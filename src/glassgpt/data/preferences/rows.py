@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from glassgpt.data.chat.messages import Conversation, Message, check_order, parse_messages
-from glassgpt.data.json_rows import decode_line, parse_row, without_nulls
+from glassgpt.data.json_rows import decode_line, parse_row, require_characters, without_nulls
 from glassgpt.errors import DataError, WrongDataError
 
 KEYS = ("prompt", "instruction", "input", "output", "system", "chosen", "rejected")
@@ -178,4 +178,4 @@ def _text(value: Any, name: str, origin: str) -> str:
         raise DataError(f"{origin}: {name} is {type(value).__name__}; it must be text")
     if not value.strip():
         raise DataError(f"{origin}: {name} is empty")
-    return value
+    return require_characters(value, origin)
