@@ -82,9 +82,14 @@ class Plan:
         """Read a file of recipes.
 
         Raises:
-            SystemExit: the reference or the base is not one of them.
+            SystemExit: the file is not one of recipes, or the reference or the base is not one of them.
         """
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        try:
+            given = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"{path} cannot be read: {error}") from error
+        if missing := [name for name in ("preset", "reference", "recipes") if name not in given]:
+            raise SystemExit(f"{path} has no {missing[0]}; a file of recipes has preset, reference and recipes")
         common, own, base = given.get("common", {}), given["recipes"], given.get("base", "")
         for role, name in (("reference", given["reference"]), ("base", base)):
             if name not in own and (name or role == "reference"):

@@ -48,6 +48,17 @@ def test_unknown_reference_is_an_error(recipes, tmp_path):
         recipes.Plan.read(plan(tmp_path, **{'reference = "as it is"': 'reference = "as it was"'}))
 
 
+def test_what_is_no_file_of_recipes_is_an_error(recipes, tmp_path):
+    with pytest.raises(SystemExit, match="has no reference; a file of recipes has preset, reference and recipes"):
+        recipes.Plan.read(plan(tmp_path, **{'reference = "as it is"': ""}))
+    for content in ("bad = [", None):
+        path = tmp_path / f"{content}.toml"
+        if content:
+            path.write_text(content)
+        with pytest.raises(SystemExit, match="cannot be read"):
+            recipes.Plan.read(path)
+
+
 @pytest.mark.parametrize("path", sorted((BENCHMARKS / "recipes").glob("*.toml")), ids=lambda path: path.stem)
 def test_files_of_recipes_have_valid_settings(recipes, path):
     from glassgpt.config import load_config
