@@ -48,7 +48,7 @@ def test_unknown_reference_is_an_error(recipes, tmp_path):
         recipes.Plan.read(plan(tmp_path, **{'reference = "as it is"': 'reference = "as it was"'}))
 
 
-def test_what_is_no_file_of_recipes_is_an_error(recipes, tmp_path):
+def test_a_file_without_recipes_is_an_error(recipes, tmp_path):
     with pytest.raises(SystemExit, match="has no reference; a file of recipes has preset, reference and recipes"):
         recipes.Plan.read(plan(tmp_path, **{'reference = "as it is"': ""}))
     for content in ("bad = [", None):
