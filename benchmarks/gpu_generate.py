@@ -192,9 +192,7 @@ def main() -> None:
     """Measure, and write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument(
-        "--no-compile", action="store_true", help="leave out compiled transformers, which take minutes"
-    )
+    parser.add_argument("--no-compile", action="store_true", help="leave out compiled transformers, which take minutes")
     chosen = parser.parse_args()
     result = measure(ROUNDS, compiled=not chosen.no_compile)
     write_atomically(chosen.out, (json.dumps(result, indent=2) + "\n").encode())

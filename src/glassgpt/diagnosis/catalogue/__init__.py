@@ -57,13 +57,13 @@ class CatalogueEntry:
         Raises:
             KeyError: a value is missing.
         """
-        texts = (fill_placeholders(text, values) for text in (self.title, self.means, self.cause))
+        title, means, cause = (fill_placeholders(text, values) for text in (self.title, self.means, self.cause))
         # What to do is typed: an option does not take 4,000.
         typed = {
             name: value if isinstance(value, str) else format_value(value).replace(",", "")
             for name, value in values.items()
         }
-        return CatalogueEntry(*texts, fill_placeholders(self.do, typed), name=self.name)
+        return CatalogueEntry(title, means, cause, fill_placeholders(self.do, typed), name=self.name)
 
     def placeholders(self) -> set[str]:
         """Return the names of all values that the text needs."""
