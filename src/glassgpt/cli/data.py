@@ -117,7 +117,7 @@ def prepare(
     """
     from glassgpt.cli.code import check_code
 
-    reject_unknown_options(sources)
+    reject_unknown_options(sources, prepare)
     if not sources:
         raise UsageError("no source given; name files, folders, or shakespeare")
     if format == "code":
@@ -206,7 +206,7 @@ def tokenize(
     from glassgpt.data.show import compare_tokenizers, show_tokens
     from glassgpt.data.tokenizers import load_tokenizer
 
-    reject_unknown_options(texts)
+    reject_unknown_options(texts, tokenize)
     texts = tuple(sys.stdin.read() if text == "-" else text for text in texts)
     if compare:
         compare_tokenizers(tokenizer, {text[:30]: text for text in texts} or None)

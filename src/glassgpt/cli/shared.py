@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
-from cyclopts import CoercionError, Parameter, Token
+from cyclopts import App, CoercionError, Parameter, Token, UnknownOptionError
 
 from glassgpt.errors import UsageError
 from glassgpt.learn import bundled
@@ -68,15 +68,18 @@ PresetOption = Annotated[
 ]
 
 
-def reject_unknown_options(words: Sequence[str]) -> None:
-    """Reject positional arguments that look like options: the user meant an option that does not exist.
+def reject_unknown_options(words: Sequence[str], command: Callable[..., None]) -> None:
+    """Reject positional arguments that look like options: the user meant an option that the command does not have.
 
     Raises:
-        UsageError: names the first of them.
+        UnknownOptionError: names the first of them.
     """
     for word in words:
         if re.match(r"--?[a-zA-Z]", word):
-            raise UsageError(f"unknown option {word}; see: glassgpt --help")
+            options = App(default_command=command).assemble_argument_collection()
+            token = Token(keyword=word, source="cli")
+            chain = [command.__name__]
+            raise UnknownOptionError(token=token, argument_collection=options, command_chain=chain, target=command)
 
 
 def require_template_file(file: Path | None) -> None:
