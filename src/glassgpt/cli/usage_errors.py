@@ -49,7 +49,8 @@ def accepted_names(error: cyclopts.CycloptsError) -> dict[str, str]:
     if isinstance(error, cyclopts.UnknownOptionError):
         unknown, (known, takes_settings) = [_option_of(error)], _options_of(error)
     elif isinstance(error, cyclopts.MissingArgumentError) and error.argument:  # --out is missing, given as --output
-        unknown = [token.partition("=")[0] for token in error.unused_tokens or ()]
+        # All tokens: those of `prepare` and `tokenize` are not unused, as their texts may begin with a hyphen.
+        unknown = [token.partition("=")[0] for token in error.root_input_tokens or ()]
         known, takes_settings = list(error.argument.names), False
     else:
         return {}
