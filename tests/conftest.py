@@ -6,6 +6,7 @@ import gc
 import itertools
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -172,11 +173,14 @@ def run_main(capsys):
     from glassgpt.cli import main
 
     def run(*arguments):
+        ctrl_c = signal.getsignal(signal.SIGINT)  # which an interrupted command does not handle any more
         try:
             main([str(argument) for argument in arguments])
             code = 0
         except SystemExit as stop:
             code = stop.code
+        finally:
+            signal.signal(signal.SIGINT, ctrl_c)
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

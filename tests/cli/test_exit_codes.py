@@ -1,10 +1,12 @@
 """One rule of exit codes for all commands: 2 if the command line or what it names is wrong, 1 if the work failed."""
 
 import shutil
+import signal
 
 import pytest
 
 from glassgpt import errors
+from glassgpt.cli import main
 from glassgpt.cli.command_list import COMMANDS
 
 WRONG = 2
@@ -216,3 +218,38 @@ def test_required_option_may_be_given_by_its_usual_name(run_main, tmp_path, opti
     code, _, err = run_main("import", tmp_path, option, tmp_path / "r")
     assert code == 2
     assert "is not a Hugging Face model" in err
+
+
+def test_usual_name_of_a_required_option_is_accepted_where_texts_may_begin_with_a_hyphen(run_main, tmp_path):
+    code, _, err = run_main("prepare", tmp_path / "none.txt", "--output", tmp_path / "d")
+    assert code == WRONG
+    assert "none.txt' not found" in err
+
+
+def press_ctrl_c_while_a_class_is_made():
+    """As Python 3.11 wraps it in `type.__new__`."""
+    raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()
+
+
+def press_ctrl_c():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("press", [press_ctrl_c, press_ctrl_c_while_a_class_is_made])
+def test_ctrl_c_anywhere_ends_in_one_line(run_main, monkeypatch, press):
+    monkeypatch.setattr("glassgpt.data.show.show_tokens", lambda *_, **__: press())
+    code, out, err = run_main("tokenize", "a", "-t", "bytes")
+    assert (code, out, err) == (130, "", "interrupted\n")
+
+
+def test_second_ctrl_c_ends_the_process_at_once(monkeypatch):
+    seen = []
+    monkeypatch.setattr("glassgpt.data.show.show_tokens", lambda *_, **__: press_ctrl_c())
+    monkeypatch.setattr("glassgpt.console.info", lambda _: seen.append(signal.getsignal(signal.SIGINT)))
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit):
+            main(["tokenize", "a", "-t", "bytes"])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [signal.SIG_DFL]

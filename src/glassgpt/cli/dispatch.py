@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
+import threading
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 import cyclopts
 
@@ -71,6 +74,21 @@ def _renamed(argument: str, names: Mapping[str, str]) -> str:
     return f"{names.get(option, option)}{equals}{value}"
 
 
+def _is_interruption(error: BaseException | None) -> bool:
+    """Return whether Ctrl-C has caused an error: Python 3.11 wraps what a descriptor raises while a class is made."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__
+    return error is not None
+
+
+def _end(message: str, exit_code: int) -> NoReturn:
+    """Exit after an interruption. Another Ctrl-C then ends the process at once, where Python would show a traceback."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    console.info(message)
+    sys.exit(exit_code)
+
+
 def run(given: list[str]) -> None:
     """Run a command line, whose list of arguments is changed, and exit."""
     debug = "--debug" in given
@@ -86,8 +104,7 @@ def run(given: list[str]) -> None:
         console.error(usage_error_message(error))
         sys.exit(UsageError.exit_code)
     except Interrupted as stop:
-        console.info(str(stop))
-        sys.exit(stop.exit_code)
+        _end(str(stop), stop.exit_code)
     except GlassGPTError as error:
         if debug:
             raise
@@ -96,8 +113,7 @@ def run(given: list[str]) -> None:
     except KeyboardInterrupt:
         if debug:
             raise
-        console.info("interrupted")
-        sys.exit(130)
+        _end("interrupted", 130)
     except BrokenPipeError:
         # The reader (head, less) has closed the pipe: stop quietly.
         sys.stderr.close()
@@ -112,6 +128,8 @@ def run(given: list[str]) -> None:
         is_given = error.filename is not None and str(error.filename) in given
         sys.exit(UsageError.exit_code if is_wrong_path and is_given else GlassGPTError.exit_code)
     except Exception as error:
+        if not debug and _is_interruption(error):
+            _end("interrupted", 130)
         if debug or (message := plugin.failure(error)) is None:
             raise
         console.error(message)

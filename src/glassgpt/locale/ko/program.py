@@ -12,7 +12,6 @@ MESSAGES = {
     "{}; see: {} --help": "{0:t}. 도움말: {1} --help",
     "unknown command {}{}; the commands are {}": "{0} 명령은 없습니다{1:t}. 쓸 수 있는 명령: {2}",
     "unknown option {}{}": "{0} 옵션은 없습니다{1:t}",
-    "unknown option {}; see: glassgpt --help": "{0} 옵션은 없습니다. 도움말: glassgpt --help",
     "{} is {}{}; it must be one of {}": "{0}: {1} 값은 쓸 수 없습니다{2:t}. 다음 중 하나를 지정하세요: {3}",
     "{} is {}; it must be {}": "{0:t}: {1} 값은 쓸 수 없습니다. {2:t}을(를) 지정하세요",
     "{} … ({} characters) … {}": "{0} … ({1}자) … {2}",
