@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -186,7 +187,7 @@ def test_a_printed_summary_has_a_map_of_the_picture(run_main, named_run, tmp_pat
     command = ("inspect", named_run, "--text", "--head", "1.0", "--device", "cpu", "--image")
     code, printed, errors = run_main(*command, tmp_path / "a.png")
     assert code == 0, errors
-    assert "from the last token to the image" in printed
+    assert re.search(r"Attention of head 1\.0 to the image  last token: [\d.]+%, ░▒▓█ = 0 … [\d.]+%\n", printed)
     assert "▦1,1" in printed
     code, _, errors = run_main(*command, tmp_path / "none.png")
     assert code == 2

@@ -216,8 +216,8 @@ def _show_media(trace: Trace, layer: int, head: int) -> None:
         weights = trace[f"blocks.{layer}.attention.weights"][head, -1, medium.first : medium.positions.stop].float()
         share, largest = float(weights.sum()), float(weights.max())
         _heading(
-            f"Attention of head {layer}.{head} from the last token to the {medium.modality}",
-            f"{100 * share:.1f}% of it, {SHADES} = 0 … {100 * largest:.1f}%",
+            f"Attention of head {layer}.{head} to the {medium.modality}",
+            f"last token: {100 * share:.1f}%, {SHADES} = 0 … {100 * largest:.1f}%",
         )
         cells = 1 if medium.columns > COLUMNS // 2 else 2
         for row in weights.view(medium.rows, medium.columns).tolist():
