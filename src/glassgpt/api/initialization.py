@@ -102,7 +102,10 @@ def _initialize_from(model: LanguageModel, source: str, path: Path, dataset: Tok
             for name in SHAPE_FIELDS
             if getattr(model.config, name) != getattr(theirs, name)
         ]
-        raise CheckpointError(f"{source} has a model of another shape: {'; '.join(different)}")
+        raise CheckpointError(
+            f"{source} has a model of another shape: {'; '.join(different)}; "
+            f"leave out these settings, or take its shape with: glassgpt train {source} --init-from {source}"
+        )
     if dataset is not None and read_state(path).tokenizer_fingerprint != dataset.tokenizer_fingerprint:
         raise TokenizerError(
             f"{dataset.folder} was prepared with another tokenizer than {source}; "

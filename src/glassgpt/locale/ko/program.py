@@ -118,7 +118,7 @@ MESSAGES = {
     "{} was damaged, and the checkpoint it named is gone; it was removed": "{0} 파일이 손상되었고 가리키던 체크포인트도 없어서 지웠습니다",
     "{} was damaged; it names {} again": "손상된 {0} 파일이 다시 {1} 체크포인트를 가리키게 했습니다",
     "model.{} is {} here and {} there": "model.{0} 값이 여기는 {1}, 저기는 {2}입니다",
-    "{} has a model of another shape: {}": "{0} 모델의 모양이 다릅니다: {1:t}",
+    "{} has a model of another shape: {}; leave out these settings, or take its shape with: glassgpt train {} --init-from {}": "{0} 모델의 모양이 다릅니다: {1:t}. 이 설정을 빼거나, 그 모양을 쓰세요: glassgpt train {2} --init-from {3}",
     "{} was prepared with another tokenizer than {}; prepare the text again with --tokenizer {}": "{0} 데이터셋의 토크나이저가 {1}의 것과 다릅니다. --tokenizer {2}로 데이터셋을 다시 만드세요",
     "cannot draw {}: {}": "{0} 그림을 그릴 수 없습니다: {1:t}",
     "the learning rate leaps from {} to {} at step {}, because the schedule or its length changed": "스케줄이나 그 길이가 바뀌어 {2}스텝에서 학습률이 {0}에서 {1}(으)로 뜁니다",
