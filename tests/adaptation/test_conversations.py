@@ -800,6 +800,10 @@ def test_command_prepares_and_trains(chat_run, chat_file, run_main, tmp_path):
             ["--format", "chat", "--data", "{file}", "--out", "x", "--lora.rank", "0"],
             "to train all weights, add --full",
         ),
+        (
+            ["--format", "chat", "--data", "{file}", "--out", "x", "--full", "--lora.alpha", "8"],
+            "--full or --lora.alpha",
+        ),
         (["--format", "chat", "--data", "{file}", "--out", "x", "--lora.alpha", "0"], "lora.alpha is 0.0"),
         (["--format", "chat", "--data", "{file}", "--out", "x", "--lora.targets", "mlp.gate"], "which no layer has"),
         (

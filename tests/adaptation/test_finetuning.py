@@ -218,13 +218,17 @@ def test_old_text_shorter_than_its_share_is_repeated(other_data, grammar_data):
     [
         ("--lora.rank 0", "lora.rank is 0; it must be at least 1; to train all weights, add --full"),
         ("--lora.targets head", "lora.targets names head, which no layer has; the layers are attention.qkv"),
+        ("--full --lora.rank 4", "--full trains no adapter; leave out --full or --lora.rank"),
         ("--lora.rank 2.5", "lora.rank is '2.5'"),
         ("--epochs 0", "--epochs is 0.0; it must be positive"),
         ("--replay 0.2", "--replay is 0.2; it must be DATA=SHARE"),
         ("--replay {data}=2", "it must be DATA=SHARE with a share between 0 and 1"),
         ("--replay none=0.2", "none does not exist"),
         ("--resume", "nothing to resume in"),
-        ("--model.n-layer 5", "has a model of another shape: model.n_layer is 5 here and 2 there"),
+        (
+            "--model.n-layer 5",
+            "has a model of another shape: model.n_layer is 5 here and 2 there; leave out these settings",
+        ),
     ],
 )
 def test_mistakes_create_nothing(arguments, message, base_run, other_data, run_main, tmp_path):

@@ -104,6 +104,8 @@ def finetune(
     require_startable(RunFolder(out), resume=resume)
     if not resume and not 0 < epochs < float("inf"):
         raise UsageError(f"--epochs is {epochs}; it must be positive and finite")
+    if full:
+        _require_no_adapter(overrides)
     if format == "chat" and not resume:
         settings = _load_settings(preset, full, overrides)
         _require_valid(settings)
@@ -233,6 +235,17 @@ def _load_settings(preset: str | None, full: bool, settings: dict[str, Any]) -> 
     if not full and config.lora.rank < 1:
         raise UsageError(f"lora.rank is {config.lora.rank}; it must be at least 1; to train all weights, add --full")
     return config
+
+
+def _require_no_adapter(overrides: dict[str, str]) -> None:
+    """Check that --full is not given with a setting of the adapter, which would be trained instead of all weights.
+
+    Raises:
+        UsageError: it is.
+    """
+    for name, value in overrides.items():
+        if name.startswith("lora.") and (name, value) != ("lora.rank", "0"):
+            raise UsageError(f"--full trains no adapter; leave out --full or --{name.replace('_', '-')}")
 
 
 def _require_valid(config: RunConfig) -> None:

@@ -18,6 +18,7 @@ MESSAGES = {
     "a resumed run cannot change its adapter (lora.*); start a new run with another --out": "이어서 학습할 때는 어댑터(lora.*)를 바꿀 수 없습니다. 다른 --out으로 새 실행을 시작하세요",
     "merged {} into {}; generate text with: glassgpt generate {} --prompt TEXT": "{0}을(를) {1}(으)로 합쳤습니다. 글을 생성하려면: glassgpt generate {2} --prompt TEXT",
     "make it a run of its own with: glassgpt merge {} --out RUN": "독립된 실행으로 만들려면: glassgpt merge {0} --out RUN",
+    "--full trains no adapter; leave out --full or --{}": "--full은 어댑터를 학습하지 않습니다. --full이나 --{0} 옵션을 빼세요",
     "lora.rank is {}; it must be at least 1; to train all weights, add --full": "lora.rank 값이 {0}입니다. 1 이상이어야 합니다. 가중치를 모두 학습하려면 --full을 붙이세요",
     "no dataset is given; create one with: glassgpt prepare SOURCE --tokenizer {} --out DIR, then add --data DIR": "데이터셋이 없습니다. glassgpt prepare SOURCE --tokenizer {0} --out DIR로 만든 뒤 --data DIR을 붙이세요",
     "lora.rank needs the run to adapt; name it with --init-from RUN": "lora.rank를 쓰려면 바탕이 될 실행을 --init-from RUN으로 지정하세요",
