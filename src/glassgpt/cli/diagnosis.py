@@ -10,6 +10,7 @@ from glassgpt import console
 from glassgpt.cli.generation_flags import GenerationArguments
 from glassgpt.cli.shared import Flag, Overrides
 from glassgpt.errors import UsageError
+from glassgpt.training.run_folder import RunFolder
 
 
 def doctor(
@@ -70,10 +71,9 @@ def doctor(
     if not text and (settings or options):
         raise UsageError("generation options need --text")
     generation = options_from_flags({}, settings, dict(options or {})) if text else None
-    if report and (target is None or not Path(target).is_dir()):
-        raise UsageError(f"--report writes into a run; give the folder of a run instead of {target or 'nothing'}")
-
     check_diagnosis(target, data, init_from)
+    if report and (target is None or not RunFolder(Path(target)).exists()):
+        raise UsageError(f"--report writes into a run; give the folder of a run instead of {target or 'nothing'}")
 
     from glassgpt import api  # imports torch, which takes seconds; usage errors are reported before that
 
