@@ -181,6 +181,7 @@ MESSAGES = {
     "a token contains {}, which represents no byte": "토큰에 바이트를 나타내지 않는 문자 {0}이(가) 있습니다",
     "the library tokenizers cannot load it: {}": "tokenizers 라이브러리가 불러오지 못합니다: {0:t}",
     "the tokenizer is damaged: its content does not match its fingerprint; restore it from a copy": "토크나이저가 손상되었습니다. 내용이 지문과 맞지 않습니다. 사본에서 되돌려 놓으세요",
+    "{} has no {}; if it is a run or a dataset, restore that file": "{0} 폴더에 {1} 파일이 없습니다. 실행이나 데이터셋이라면 그 파일을 되돌려 놓으세요",
     "tokenizer {} not found; give one of {}, a {}, or a dataset or run folder; prepare also trains new ones: {}": "토크나이저 {0}이(가) 없습니다. {1}, {2} 파일, 데이터셋이나 실행 폴더 중에서 지정하세요. prepare는 새로 학습할 수도 있습니다: {3}",
     "not a glassgpt tokenizer; create one with: glassgpt prepare … --tokenizer …": "glassgpt 토크나이저가 아닙니다. 만들려면: glassgpt prepare … --tokenizer …",
     "tokenizer format {}, kind {} is not supported (supported: format {}, {}); update glassgpt": "토크나이저 형식 {0}, 종류 {1}은(는) 지원하지 않습니다(지원: 형식 {2}, {3}). glassgpt를 업데이트하세요",
