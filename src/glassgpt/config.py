@@ -24,7 +24,7 @@ from glassgpt.data.folder_kinds import not_a_run
 from glassgpt.data.remote.folder import dataset_folder
 from glassgpt.data.remote.store import remote_url
 from glassgpt.diagnosis.config import DiagnosisConfig
-from glassgpt.errors import ConfigError, GlassGPTError, UsageError, WrongDataError
+from glassgpt.errors import ConfigError, GlassGPTError, UsageError, WrongDataError, problem_of
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.lora_config import LoRAConfig
 from glassgpt.multimodal.config import MultimodalConfig
@@ -250,7 +250,7 @@ def check_config(config: RunConfig, ranks: int = 1, resumed: Path | None = None)
         resumed: the run that is resumed, or None.
 
     Raises:
-        ConfigError: lists all problems of the settings and of the dataset.
+        ConfigError: lists all problems of the settings and of the dataset; see `problem_of`.
         WrongDataError: the dataset of the run to resume no longer exists.
         CheckpointError: the run to start from does not exist.
         MissingExtraError: a tracker is not installed.
@@ -277,7 +277,7 @@ def check_config(config: RunConfig, ranks: int = 1, resumed: Path | None = None)
             length = config.train.resolve_sequence_length(config.model.context_length)
             problems += data_problems(config.multimodal, dataset_folder(config.data), length)
     except GlassGPTError as error:
-        problems.append(str(error))
+        problems.append(problem_of(error, problems))
     if problems:
         raise ConfigError(problems)
     require_trackers(config.train.trackers)
@@ -323,7 +323,7 @@ def resolve_config(config: RunConfig, out: Path | None, ranks: int = 1) -> RunCo
         than training shortened (see `warmup_warning`).
 
     Raises:
-        ConfigError: lists all problems.
+        ConfigError: lists all problems; see `problem_of`.
     """
     problems = config.problems(ranks)
     config = config if config.preference.data else _with_data(config, problems)
@@ -360,7 +360,7 @@ def _with_data(config: RunConfig, problems: list[str]) -> RunConfig:
         dataset = TokenDataset.open(dataset_folder(config.data))
         tokenizer = dataset.tokenizer
     except GlassGPTError as error:
-        problems.append(str(error))
+        problems.append(problem_of(error, problems))
         return config
     length = config.train.resolve_sequence_length(config.model.context_length)
     problems += data_problems(config.multimodal, dataset_folder(config.data), length)

@@ -34,6 +34,16 @@ class ConfigError(UsageError):
         super().__init__("\n".join(problems))
 
 
+def problem_of(error: GlassGPTError, others: list[str]) -> str:
+    """Return an error of a dataset as one of several problems; raise it if it is the only one and is no mistake of usage.
+
+    So damaged files keep their exit code, 1.
+    """
+    if not others and not isinstance(error, UsageError):
+        raise error
+    return str(error)
+
+
 class DataError(GlassGPTError):
     """A source or dataset that cannot be read. The message names the file and, if known, the line."""
 

@@ -23,6 +23,12 @@ def damaged(nano_run, grammar_data, tmp_path_factory):
     shutil.copytree(grammar_data, folder / "data")
     for shard in (folder / "data").glob("validation*.bin"):
         shard.write_bytes(shard.read_bytes()[:-1] + b"!")
+    for name in ("short", "garbled", "lacking"):
+        shutil.copytree(grammar_data, folder / name)
+    (shard,) = (folder / "short").glob("validation*.bin")
+    shard.write_bytes(shard.read_bytes()[:-2])
+    (folder / "garbled" / "tokenizer.json").write_text("{")
+    (folder / "lacking" / "tokenizer.json").unlink()
     (folder / "hf").mkdir()
     (folder / "hf" / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"]}')
     (folder / "book.txt").write_text("a text\n")
@@ -151,6 +157,14 @@ CASES = [
     (FAILED, "import {damaged}/hf --out {tmp}/r", ""),
     (FAILED, "prepare {damaged}/bad.jsonl --out {tmp}/d", "not valid JSON"),
     (FAILED, "doctor {damaged}/data", ""),
+    (FAILED, "train nano --data {damaged}/short --out {tmp}/r", "validation-00000.bin is truncated or damaged"),
+    (FAILED, "sweep nano --data {damaged}/short --out {tmp}/r", "validation-00000.bin is truncated or damaged"),
+    (WRONG, "train nano --data {damaged}/short --train.max-steps 0 --out {tmp}/r", "is truncated or damaged"),
+    (FAILED, "train nano --data {damaged}/garbled --out {tmp}/r", "the tokenizer is damaged"),
+    (WRONG, "train nano --data {damaged}/lacking --out {tmp}/r", "lacking has no tokenizer.json; if it is"),
+    (WRONG, "tokenize text -t {damaged}", "has no tokenizer.json; if it is a run or a dataset, restore that file"),
+    (WRONG, "doctor {data} --report", "--report writes into a run; give the folder of a run instead of"),
+    (WRONG, "doctor {tmp}/none --report", "none is not a run, a dataset"),
     (FAILED, "generate {run} --prompt x --choice long --max-tokens 2", "does not match the form"),
     (FAILED, "generate {run} --prompt x --logit-bias #120=-inf --regex x", "every token is forbidden"),
 ]
