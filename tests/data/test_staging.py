@@ -11,7 +11,7 @@ from data_helpers import holds_only
 from glassgpt.data import renames, staging
 from glassgpt.data.staging import staged_folder
 from glassgpt.data.summary import SUMMARY_FILE
-from glassgpt.errors import DataError, UsageError
+from glassgpt.errors import CheckpointError, DataError, UsageError
 
 
 @pytest.fixture(params=["kernel", "fallback"])
@@ -217,3 +217,21 @@ def test_url_is_not_taken_for_a_folder_of_this_machine(tmp_path, monkeypatch, ou
     with pytest.raises(UsageError, match="only train writes to an object store"), staged_folder(Path(out), force=False):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_is_reported_for_the_folder_that_was_named(tmp_path):
+    full = "could not save {}: I/O error: No space left on device (os error 28); earlier checkpoints are untouched"
+    with (
+        pytest.raises(DataError, match="^the disk is full .*new.; nothing was written to .*new$"),
+        staged_folder(tmp_path / "new", force=False, what="run") as (folder, _),
+    ):
+        raise CheckpointError(full.format(folder))
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_errors_of_checkpoints_are_passed_on(tmp_path):
+    with (
+        pytest.raises(CheckpointError, match="^read-only$"),
+        staged_folder(tmp_path / "new", force=False, what="run"),
+    ):
+        raise CheckpointError("read-only")

@@ -16,7 +16,7 @@ from types import FrameType
 from glassgpt.data.files import is_disk_full, new_folders, require_local, sync_folder
 from glassgpt.data.renames import exchange, rename_new
 from glassgpt.data.summary import SUMMARY_FILE
-from glassgpt.errors import DataError, Interrupted, UsageError
+from glassgpt.errors import CheckpointError, DataError, Interrupted, UsageError
 
 try:
     import fcntl
@@ -62,6 +62,7 @@ def staged_folder(
     Raises:
         UsageError: `out` exists and is of another kind, `force` is not given, or `out` is a URL.
         DataError: the disk is full or not writable, or something appeared at `out`.
+        CheckpointError: passed on, except for a full disk.
         Interrupted: SIGINT or SIGTERM was received; both folders have been removed.
     """
     require_local(out)
@@ -79,6 +80,11 @@ def staged_folder(
     except _Stopped as stop:
         state = f"the {what} {out} is complete" if published else f"nothing was written to {out}"
         raise Interrupted(f"stopped; {state}", stop.number) from stop
+    except CheckpointError as error:
+        # It names the staging folder, and earlier checkpoints, which a new run does not have.
+        if not is_disk_full(error):
+            raise
+        raise DataError(f"the disk is full ({out}); nothing was written to {out}") from error
     except OSError as error:
         problem = "the disk is full" if is_disk_full(error) else error.strerror or str(error)
         where = error.filename or out
