@@ -241,7 +241,7 @@ def test_usual_name_of_a_required_option_is_accepted_where_texts_may_begin_with_
 
 
 def press_ctrl_c_while_a_class_is_made():
-    """As Python 3.11 wraps it in `type.__new__`."""
+    """Raise what Python 3.11 makes of Ctrl-C in `type.__new__`."""
     raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()
 
 

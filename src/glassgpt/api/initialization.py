@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def _initialize_from(model: LanguageModel, source: str, path: Path, dataset: Tok
         ]
         raise CheckpointError(
             f"{source} has a model of another shape: {'; '.join(different)}; "
-            f"leave out these settings, or take its shape with: glassgpt train {source} --init-from {source}"
+            f"leave out these settings, or take its shape with: glassgpt train {shlex.quote(source)} --init-from {shlex.quote(source)}"
         )
     if dataset is not None and read_state(path).tokenizer_fingerprint != dataset.tokenizer_fingerprint:
         raise TokenizerError(
