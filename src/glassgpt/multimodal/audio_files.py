@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,12 @@ BLOCK_FRAMES = 1 << 16
 PASSED_BAND = 0.95
 """Share of the frequencies up to half the lower rate that resampling leaves as they are; it fades out those above."""
 FULL_SCALE = 32768
+WHOLE = 0.99
+"""Least share of what a header announces that must be there; some programs write headers that are off by a few bytes."""
+UNKNOWN_BYTES = 0x7FFF0000
+"""Programs that write to a pipe, and do not know the length yet, announce at least so many bytes."""
+FEWER_BYTES = re.compile(r" : (\d+) \(should be (\d+)\)")
+"""How libsndfile notes the bytes that a header announces, and those that are there."""
 
 
 def decode_audio(raw: bytes, rate: int, max_seconds: float = MAX_SECONDS) -> NDArray[np.int16]:
@@ -44,9 +51,10 @@ def decode_audio(raw: bytes, rate: int, max_seconds: float = MAX_SECONDS) -> NDA
             if file.channels > MAX_CHANNELS:
                 raise DataError(f"it has {file.channels} channels; there may be at most {MAX_CHANNELS}")
             check_length(file.frames, file.samplerate, max_seconds)
+            _require_bytes(file.extra_info)
             limit = math.ceil(max_seconds * file.samplerate)
             samples = np.concatenate([*_mono_blocks(file, limit), np.empty(0, dtype=np.float32)])
-            given = file.samplerate
+            given, announced = file.samplerate, file.frames
     except DataError:
         raise
     except Exception as error:  # damaged files make the decoders of libsndfile fail in many ways
@@ -54,6 +62,8 @@ def decode_audio(raw: bytes, rate: int, max_seconds: float = MAX_SECONDS) -> NDA
     check_length(len(samples), given, max_seconds)
     if not len(samples):
         raise DataError("it has no samples")
+    if len(samples) < WHOLE * announced:  # of MP3
+        raise DataError(f"it is truncated: {len(samples):,} of {announced:,} samples are there")
     if not np.isfinite(samples).all():
         raise DataError("it has samples that are not finite (NaN or infinity)")
     return to_samples(samples, given, rate)
@@ -101,6 +111,20 @@ def check_length(samples: int, rate: int, max_seconds: float = MAX_SECONDS) -> N
         raise DataError(f"its rate is {rate:,}; it must be from {RATES[0]:,} to {RATES[-1]:,} per second")
     if samples > max_seconds * rate:
         raise DataError(f"it is longer than {max_seconds:g} seconds (--max-seconds); cut it into parts")
+
+
+def _require_bytes(notes: str) -> None:
+    """Check that the bytes are there that the header announces.
+
+    Args:
+        notes: of libsndfile about the file, which decodes what is there.
+
+    Raises:
+        DataError: the file is truncated.
+    """
+    for announced, found in (map(int, pair) for pair in FEWER_BYTES.findall(notes)):
+        if found < WHOLE * announced and announced < UNKNOWN_BYTES:
+            raise DataError(f"it is truncated: {found:,} of {announced:,} bytes are there")
 
 
 def _mono_blocks(file: Any, limit: int) -> Iterator[NDArray[np.float32]]:

@@ -5,6 +5,8 @@ MESSAGES = {
     "it is longer than {} seconds (--max-seconds); cut it into parts": "{0}초(--max-seconds)보다 깁니다. 여러 부분으로 나누세요",
     "it has no pixels": "픽셀이 없습니다",
     "it has no samples": "샘플이 없습니다",
+    "it is truncated: {} of {} samples are there": "중간에 끊겼습니다. 샘플 {1}개 가운데 {0}개만 있습니다",
+    "it is truncated: {} of {} bytes are there": "중간에 끊겼습니다. {1}바이트 가운데 {0}바이트만 있습니다",
     "it has samples that are not finite (NaN or infinity)": "유한하지 않은 샘플(NaN이나 무한대)이 있습니다",
     "it has {} channels; there may be at most {}": "채널이 {0}개입니다. {1}개까지만 됩니다",
     "its rate is {}; it must be from {} to {} per second": "샘플레이트가 {0}입니다. 초당 {1}에서 {2}까지여야 합니다",
