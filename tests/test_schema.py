@@ -129,6 +129,7 @@ def test_values_of_the_wrong_type_are_reported(values, count):
         (Literal["stop", "re-prefill"], "stop or re-prefill"),
         (tuple[int, ...], "a list of integers"),
         (tuple[tuple[int, float], ...], "a list of [integer, number] pairs"),
+        (tuple[Mapping[str, str], ...], "a list of tables"),
         (Path | None, "a path"),
     ],
 )

@@ -15,6 +15,7 @@ from glassgpt import api
 from glassgpt.api.sweep_checks import SweepOptions
 from glassgpt.api.sweeps import gpu_names
 from glassgpt.config import load_config, settings
+from glassgpt.errors import UsageError
 from glassgpt.sweep.setup import SweepFolder
 from glassgpt.sweep.space import parse_space
 from glassgpt.training.run_folder import RunFolder
@@ -32,6 +33,22 @@ def test_gpus_are_those_that_this_process_may_use(monkeypatch):
     assert gpu_names("auto") == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, GPU-abc")
     assert gpu_names("auto") == ["4", "GPU-abc"]
+
+
+def test_warmup_that_is_searched_ends_before_training_does(tmp_path, monkeypatch):
+    seen = []
+
+    def refuse(config, out, space, options):
+        seen.append(
+            (config.schedule.warmup_steps, next(each for each in space if each.name == "schedule.warmup_steps"))
+        )
+        raise UsageError("seen")
+
+    monkeypatch.setattr("glassgpt.api.sweeps.new_setup", refuse)
+    with pytest.raises(UsageError, match="seen"):
+        api.sweep(load_config("nano", {"train.max_steps": 20}), tmp_path)  # the preset warms up for 30 steps
+    ((warmup, searched),) = seen
+    assert (warmup, searched.low, searched.high) == (2, 0, 4)
 
 
 @pytest.mark.slow

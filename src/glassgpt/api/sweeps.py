@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,7 @@ def sweep(
         Interrupted: the user stopped it; its trials are saved.
     """
     out = Path(out)
+    config = replace(config, schedule=config.schedule.fitted(config.train.max_steps))  # as each trial would
     setup = new_setup(config, out, default_space(config) if space is None else space, options or SweepOptions())
     if jobs < 0 or seeds < 0:
         raise UsageError(f"--jobs is {jobs} and --seeds {seeds}; they must be at least 0")

@@ -92,6 +92,8 @@ def describe_type(kind: Any) -> str:
     """Return a type hint in words: "an integer", "a list of strings", "stop or re-prefill"."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin is tuple and parts[-1] is Ellipsis:
+        if is_mapping(parts[0]):
+            return "a list of tables"
         return f"a list of {PLURALS.get(parts[0]) or describe_type(parts[0]) + ' pairs'}"
     if origin is tuple:
         return f"[{', '.join(describe_type(part).removeprefix('an ').removeprefix('a ') for part in parts)}]"

@@ -30,6 +30,7 @@ HELP = {
     "a list of strings that are not empty": "비어 있지 않은 문자열의 리스트",
     "a JSON object or the path of a readable file": "JSON 객체나 읽을 수 있는 파일의 경로",
     "a list of functions": "함수의 리스트",
+    "a list of tables": "표의 리스트",
     "a finite number": "유한한 수",
     "a table that maps texts or #ids of tokens to finite numbers or -inf": "토큰의 글이나 #id를 유한한 수나 -inf에 대응시키는 표",
     "a list of [integer, number] pairs with increasing positions and positive temperatures": "위치가 늘어나고 온도가 양수인 [정수, 수] 쌍의 리스트",
