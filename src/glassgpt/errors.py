@@ -22,6 +22,10 @@ class UsageError(GlassGPTError):
     exit_code = 2
 
 
+WRONG_PATH = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+"""Errors of a file whose path cannot be right; others, such as a full disk, are not a mistake of usage."""
+
+
 class ConfigError(UsageError):
     """An invalid configuration. Lists all problems, not only the first.
 

@@ -160,3 +160,12 @@ def test_run_folder_and_its_parent_are_synced(grammar_data, run, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda file: synced.add(os.readlink(f"/proc/self/fd/{file}")) or real(file))
     api.train(load_config("nano", settings(grammar_data)), run.path)
     assert {str(run.path), str(run.path.parent), str(run.checkpoints)} <= synced
+
+
+def test_page_that_does_not_fit_on_the_disk_is_no_mistake_of_usage(trained, tmp_path, monkeypatch, run_main):
+    monkeypatch.setattr("glassgpt.inspection.static_page.write_atomically", refuse)
+    page = tmp_path / "page.html"
+    code, _, error = run_main("inspect", trained.path, "--prompt", "x", "--save", page)
+    assert code == 1
+    assert f"{page} cannot be written (No space left on device); choose another file with --save" in error
+    assert not page.exists()

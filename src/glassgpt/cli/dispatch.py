@@ -15,7 +15,7 @@ from glassgpt import console, plugin
 from glassgpt.cli.commands import build_app
 from glassgpt.cli.language import use_user_language
 from glassgpt.cli.usage_errors import accepted_names, usage_error_message
-from glassgpt.errors import GlassGPTError, Interrupted, MemoryExhaustedError, UsageError
+from glassgpt.errors import WRONG_PATH, GlassGPTError, Interrupted, MemoryExhaustedError, UsageError
 from glassgpt.openmp import set_openmp_defaults
 
 
@@ -124,9 +124,8 @@ def run(given: list[str]) -> None:
             raise
         where = f"{error.filename}: " if error.filename else ""
         console.error(f"{where}{error.strerror or error}")
-        is_wrong_path = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
         is_given = error.filename is not None and str(error.filename) in given
-        sys.exit(UsageError.exit_code if is_wrong_path and is_given else GlassGPTError.exit_code)
+        sys.exit(UsageError.exit_code if isinstance(error, WRONG_PATH) and is_given else GlassGPTError.exit_code)
     except Exception as error:
         if not debug and _is_interruption(error):
             _end("interrupted", 130)

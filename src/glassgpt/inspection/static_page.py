@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from glassgpt.data.files import write_atomically
-from glassgpt.errors import CheckpointError, InspectionError
+from glassgpt.errors import WRONG_PATH, CheckpointError, GlassGPTError, InspectionError
 from glassgpt.inspection.checkpoint_traces import CheckpointTraces
 from glassgpt.inspection.details import LENS_TOKENS, detail, sources
 from glassgpt.inspection.page_files import standalone
@@ -36,14 +36,14 @@ def save_page(found: Trace, file: Path, checkpoints: CheckpointTraces | None = N
         checkpoints: the same text through the run's checkpoints and snapshots, of which as many are included as fit.
 
     Raises:
-        InspectionError: the attention weights alone are too large, or the file cannot be written.
+        InspectionError: the attention weights alone are too large, or the path of the file cannot be right.
+        GlassGPTError: the file cannot be written.
     """
     try:
         write_atomically(file, standalone(json.dumps(_page_data(found, checkpoints))).encode())
     except OSError as error:
-        raise InspectionError(
-            f"{file} cannot be written ({error.strerror}); choose another file with --save"
-        ) from error
+        kind = InspectionError if isinstance(error, WRONG_PATH) else GlassGPTError
+        raise kind(f"{file} cannot be written ({error.strerror}); choose another file with --save") from error
 
 
 def _page_data(found: Trace, checkpoints: CheckpointTraces | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from glassgpt import console
 from glassgpt.data.files import write_atomically
-from glassgpt.errors import UsageError
+from glassgpt.errors import WRONG_PATH, GlassGPTError, UsageError
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.delta_rule import triton_without_gradients
 from glassgpt.training.bench import TrainingSpeed
@@ -220,4 +220,5 @@ def print_training_speed(batch_tokens: int, speed: TrainingSpeed, file: Path | N
         try:
             write_atomically(file, (json.dumps(speed.to_json(), indent=2) + "\n").encode())
         except OSError as error:
-            raise UsageError(f"cannot write {file}: {error.strerror}") from error
+            kind = UsageError if isinstance(error, WRONG_PATH) else GlassGPTError
+            raise kind(f"cannot write {file}: {error.strerror}") from error
