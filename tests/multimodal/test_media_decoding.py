@@ -210,7 +210,7 @@ def test_truncated_sound_is_refused(kind, share):
 
 
 def test_sound_whose_header_leaves_the_length_open_is_read():
-    """As ffmpeg writes to a pipe: all bits of both lengths are set."""
+    """Programs that write to a pipe, such as ffmpeg, set all bits of both lengths."""
     raw = bytearray(as_file(tone(16_000), 16_000, subtype="PCM_16"))
     raw[4:8] = raw[40:44] = b"\xff" * 4
     assert len(decode_audio(bytes(raw), 16_000)) == 8_000

@@ -26,9 +26,9 @@ FULL_SCALE = 32768
 WHOLE = 0.99
 """Least share of what a header announces that must be there; some programs write headers that are off by a few bytes."""
 UNKNOWN_BYTES = 0x7FFF0000
-"""Programs that write to a pipe, and do not know the length yet, announce at least so many bytes."""
+"""Least number of bytes that a header announces if it was written to a pipe, before the length was known."""
 FEWER_BYTES = re.compile(r" : (\d+) \(should be (\d+)\)")
-"""How libsndfile notes the bytes that a header announces, and those that are there."""
+"""Note of libsndfile about the bytes that a header announces, and those that are there."""
 
 
 def decode_audio(raw: bytes, rate: int, max_seconds: float = MAX_SECONDS) -> NDArray[np.int16]:
