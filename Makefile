@@ -25,7 +25,7 @@ $(READY): pyproject.toml constraints.txt requirements-data.txt
 	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	touch $@
 
-demo: $(READY)  ## prepare Shakespeare, train, generate: about three minutes on two cores
+demo: $(READY)  ## prepare Shakespeare, train, generate: three to four minutes on two cores
 	$(BIN)/glassgpt demo --out runs/demo --force
 
 demo-chat: $(READY)  ## import SmolLM2 135M, fine-tune it on 80 conversations, chat before and after

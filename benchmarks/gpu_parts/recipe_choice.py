@@ -82,6 +82,6 @@ def _combined(result: Row, names: list[str]) -> dict[str, str]:
     settings: dict[str, str] = dict(base["settings"])
     for name in names:
         settings |= rows[name]["changes"]
-    needed = "steps_for_reference"
-    steps = base[needed] * math.prod(rows[name][needed] / base[needed] for name in names)
+    reference = base["steps_for_reference"]
+    steps = reference * math.prod(rows[name]["steps_for_reference"] / reference for name in names)
     return {**settings, "train.max-steps": str(round(steps))}

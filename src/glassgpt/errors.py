@@ -23,7 +23,7 @@ class UsageError(GlassGPTError):
 
 
 WRONG_PATH = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-"""Errors of a file whose path cannot be right; others, such as a full disk, are not a mistake of usage."""
+"""Errors of the system for a wrong path. Others, such as a full disk, are not a mistake of usage."""
 
 
 class ConfigError(UsageError):
@@ -39,9 +39,12 @@ class ConfigError(UsageError):
 
 
 def problem_of(error: GlassGPTError, others: list[str]) -> str:
-    """Return an error of a dataset as one of several problems; raise it if it is the only one and is no mistake of usage.
+    """Return the message of a dataset's error, to be listed with other problems.
 
-    So damaged files keep their exit code, 1.
+    Without other problems, an error that is not a mistake of usage is raised: a damaged file keeps its exit code, 1.
+
+    Raises:
+        GlassGPTError: the error itself.
     """
     if not others and not isinstance(error, UsageError):
         raise error

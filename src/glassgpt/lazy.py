@@ -44,7 +44,7 @@ def without_collecting() -> Generator[None]:
     try:
         yield
     finally:
-        # Or what is exempt for good would no longer be; to count it takes a hundredth of a second for a command.
+        # Not if objects are exempt for good, which unfreezing would undo; to count those of a command takes 20 ms.
         if not _frozen_for_good and gc.get_freeze_count() <= MOST_FROZEN_BY_PYTHON:
             gc.freeze()
             gc.unfreeze()  # into the oldest generation: the next collection would search it, as it is new

@@ -178,9 +178,9 @@ def import_adapter(folder: str | Path, base: str | Path, out: str | Path) -> Run
     if read_adapter(path) is not None:
         raise UsageError(adapter_of_adapter(str(base)))
     loaded = load(base, device="cpu")
-    model = (
-        loaded.model.language_model if isinstance(loaded.model, ModelWithEncoders) else loaded.model
-    )  # encoders stay
+    model = loaded.model
+    if isinstance(model, ModelWithEncoders):
+        model = model.language_model  # the adapter does not concern the encoders
     lora = peft.import_adapter(model, weights_fingerprint(path), Path(folder), console.warn)
     of_base = load_config(base)
     origin = str(Path(base).absolute())

@@ -36,7 +36,7 @@ def save_page(found: Trace, file: Path, checkpoints: CheckpointTraces | None = N
         checkpoints: the same text through the run's checkpoints and snapshots, of which as many are included as fit.
 
     Raises:
-        InspectionError: the attention weights alone are too large, or the path of the file cannot be right.
+        InspectionError: the attention weights alone are too large, or the path of the file is wrong.
         GlassGPTError: the file cannot be written.
     """
     try:

@@ -24,11 +24,11 @@ PASSED_BAND = 0.95
 """Share of the frequencies up to half the lower rate that resampling leaves as they are; it fades out those above."""
 FULL_SCALE = 32768
 WHOLE = 0.99
-"""Least share of what a header announces that must be there; some programs write headers that are off by a few bytes."""
+"""Least share of the announced length that a file must have; some programs write headers that are off by a few bytes."""
 UNKNOWN_BYTES = 0x7FFF0000
 """Least number of bytes that a header announces if it was written to a pipe, before the length was known."""
 FEWER_BYTES = re.compile(r" : (\d+) \(should be (\d+)\)")
-"""Note of libsndfile about the bytes that a header announces, and those that are there."""
+"""Line in the log of libsndfile if a header announces another number of bytes than the file has."""
 
 
 def decode_audio(raw: bytes, rate: int, max_seconds: float = MAX_SECONDS) -> NDArray[np.int16]:
@@ -62,7 +62,7 @@ def decode_audio(raw: bytes, rate: int, max_seconds: float = MAX_SECONDS) -> NDA
     check_length(len(samples), given, max_seconds)
     if not len(samples):
         raise DataError("it has no samples")
-    if len(samples) < WHOLE * announced:  # of MP3
+    if len(samples) < WHOLE * announced:  # an MP3: libsndfile logs nothing about its bytes
         raise DataError(f"it is truncated: {len(samples):,} of {announced:,} samples are there")
     if not np.isfinite(samples).all():
         raise DataError("it has samples that are not finite (NaN or infinity)")
@@ -114,10 +114,10 @@ def check_length(samples: int, rate: int, max_seconds: float = MAX_SECONDS) -> N
 
 
 def _require_bytes(notes: str) -> None:
-    """Check that the bytes are there that the header announces.
+    """Check that a file is as long as its header says; libsndfile decodes a shorter one without an error.
 
     Args:
-        notes: of libsndfile about the file, which decodes what is there.
+        notes: the log of libsndfile about the file.
 
     Raises:
         DataError: the file is truncated.

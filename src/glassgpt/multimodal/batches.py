@@ -1,4 +1,4 @@
-"""Rows of multimodal documents to batches, whose inputs `inputs` describes."""
+"""Batches of multimodal documents; `multimodal/inputs.py` describes their layout."""
 
 from __future__ import annotations
 

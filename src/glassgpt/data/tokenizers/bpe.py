@@ -108,10 +108,7 @@ class BPETokenizer(Tokenizer):
         Args:
             name: see `Tokenizer`, as are `pieces`, `special_tokens` and `end_of_text`.
             pattern: splits text into the words inside which bytes are merged.
-            pieces: in the order of their merges.
-            special_tokens: of other vocabularies than our own.
-            end_of_text: one of them.
-            ranks: the pieces as base64, if they were read so.
+            ranks: the pieces in base64, if the caller has them already.
         """
         payload: dict[str, Any] = {
             "pattern": pattern,

@@ -53,11 +53,11 @@ def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
     if path.is_dir():
         path = path / TOKENIZER_FILE
         require_regular(path)  # the folder may come from a stranger
-    if not path.is_file() and path.name == TOKENIZER_FILE and path.parent.is_dir():
-        raise WrongTokenizerError(
-            f"{path.parent} has no {TOKENIZER_FILE}; if it is a run or a dataset, restore that file"
-        )
     if not path.is_file():
+        if path.name == TOKENIZER_FILE and path.parent.is_dir():
+            raise WrongTokenizerError(
+                f"{path.parent} has no {TOKENIZER_FILE}; if it is a run or a dataset, restore that file"
+            )
         raise WrongTokenizerError(
             f"tokenizer {str(name_or_path)!r} not found; give one of {', '.join(NAMED)}, "
             f"a {TOKENIZER_FILE}, or a dataset or run folder; "
