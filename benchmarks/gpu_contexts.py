@@ -16,7 +16,9 @@ import datetime
 import json
 import os
 import platform
+import shlex
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -231,7 +233,7 @@ def about(sizes: Sizes) -> dict[str, Any]:
     return {
         "what": __doc__,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": "python benchmarks/gpu_contexts.py",
+        "command": shlex.join(["python", "benchmarks/gpu_contexts.py", *sys.argv[1:]]),
         "hardware": {
             "gpu": torch.cuda.get_device_name() if is_gpu else "none", "cpu_cores": len(os.sched_getaffinity(0)),
         },
@@ -319,8 +321,11 @@ def main() -> None:
     parser.add_argument(
         "--only-compile", action="store_true", help="measure only beside compiled transformers, without checks"
     )
+    parser.add_argument("--no-checks", action="store_true", help="leave out the checks of correctness")
+    parser.add_argument("--batches", type=int, nargs="+", help="batch sizes to measure")
     chosen = parser.parse_args()
     sizes = SMALL if chosen.small else FULL
+    sizes = replace(sizes, batches=tuple(chosen.batches or sizes.batches))
     result: dict[str, Any] = {**about(sizes), ERRORS: {}, "checks": [], "rows": []}
 
     def save() -> None:
@@ -329,7 +334,7 @@ def main() -> None:
     exact = random_model(sizes.model)
     model = prepared(exact)
     peer = peer_of(model)
-    for found in () if chosen.only_compile else checks(exact, sizes, peer):
+    for found in () if chosen.only_compile or chosen.no_checks else checks(exact, sizes, peer):
         if found["shape"] == MEASURED and ERRORS in found:
             result[ERRORS][str(found["prompt"])] = found[ERRORS]
         result["checks"].append(found)
