@@ -40,6 +40,7 @@ from glassgpt.training.distributed import DistributedContext, process_group
 from glassgpt.training.garbage import manual_garbage_collection
 from glassgpt.training.hardware import resolve_hardware, versions
 from glassgpt.training.muon import Muon
+from glassgpt.training.muon_choice import captured_kind
 from glassgpt.training.step import TrainStep
 from gpu_parts.audit_parts import time_audits
 from gpu_parts.exchange import exchange_times, measure_collectives, of_all_ranks, other_exchange
@@ -48,7 +49,9 @@ from gpu_parts.steps import kind_of
 from gpu_parts.timeline import DEVICE, kernels_of
 
 WARMUP, PROFILED_STEPS, LISTED = 4, 5, 30
-WAYS: dict[str, type[Muon]] = {"plain": Muon, "captured": CapturedMuon if HAS_GPU else Muon}
+SAME_BITS: dict[str, type[Muon]] = {"plain": Muon, "captured": CapturedMuon if HAS_GPU else Muon}
+WAYS: dict[str, type[Muon]] = {**SAME_BITS, "symmetric": captured_kind() if HAS_GPU else Muon}
+"""Ways to compute the update; the last one is for GPUs that have the kernel of symmetric products."""
 
 
 def bits(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -58,7 +61,7 @@ def bits(arguments: argparse.Namespace) -> dict[str, Any]:
     skip = torch.zeros((), device=device)
     muons = {
         way: kind(sets[way], lr=0.02, weight_decay=0.05, momentum_warmup_steps=100, compiled=HAS_GPU)
-        for way, kind in WAYS.items()
+        for way, kind in SAME_BITS.items()
     }
     for muon in muons.values():
         muon.found_inf = skip
@@ -88,7 +91,7 @@ def _equal_sets(arguments: argparse.Namespace, device: torch.device) -> dict[str
     generator = torch.Generator(device).manual_seed(0)
     for matrix in matrices:
         nn.init.normal_(matrix, std=0.02, generator=generator)  # projections start at zero, where decay does nothing
-    return {way: [nn.Parameter(matrix.detach().clone()) for matrix in matrices] for way in WAYS}
+    return {way: [nn.Parameter(matrix.detach().clone()) for matrix in matrices] for way in SAME_BITS}
 
 
 def _timed_update(muon: Muon) -> dict[str, float]:
@@ -104,12 +107,12 @@ def _timed_update(muon: Muon) -> dict[str, float]:
 def _differences(sets: dict[str, list[nn.Parameter]], muons: dict[str, Muon]) -> list[int]:
     """Return how many matrices and how many momenta do not have the same bits."""
     weights = zip(*sets.values(), strict=True)
-    momenta = zip(*([muons[way].state[p]["momentum"] for p in sets[way]] for way in WAYS), strict=True)
+    momenta = zip(*([muons[way].state[p]["momentum"] for p in sets[way]] for way in SAME_BITS), strict=True)
     return [sum(not torch.equal(*pair) for pair in pairs) for pairs in (weights, momenta)]
 
 
 def steps(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train with both ways in turns; then profile each."""
+    """Train with all ways in turns; then profile each."""
     config = load_config(arguments.preset, dict(arguments.set))
     hardware = resolve_hardware(config.train)
     with process_group(hardware.device) as dist, _exchange(arguments):
@@ -148,7 +151,7 @@ def steps(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _muon_like(muon: torch.optim.Optimizer, kind: type[Muon], dist: DistributedContext) -> Muon:
-    """Return another Muon on the same state and settings, so that both can take turns."""
+    """Return another Muon on the same state and settings, so that they can take turns."""
     assert isinstance(muon, Muon)
     other = kind(muon.param_groups[0]["params"], dist=dist, compiled=HAS_GPU)
     other.param_groups, other.state, other.found_inf = muon.param_groups, muon.state, muon.found_inf

@@ -1,11 +1,14 @@
-"""The kernel of symmetric products, in Triton's interpreter, and the benchmark that compares it with PyTorch's products."""
+"""Muon's symmetric products: the kernel in Triton's interpreter, and the benchmark that compares it with PyTorch's products."""
 
 import importlib
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from glassgpt.training import muon_choice
+from glassgpt.training.captured_muon import CapturedMuon
 from glassgpt.training.muon import orthogonalize
 from scripts import load_script
 
@@ -19,8 +22,8 @@ def muon(monkeypatch):
 
 
 @pytest.fixture
-def symmetric(muon):
-    return importlib.import_module("gpu_parts.symmetric")
+def symmetric():
+    return importlib.import_module("glassgpt.training.hopper_muon")
 
 
 @pytest.fixture
@@ -39,12 +42,11 @@ def matrices(count, n_rows, n_columns, is_tall=False):
     return drawn.mT if is_tall else drawn
 
 
-PRESETS = [(2, 24, 24, False), (2, 24, 96, False), (1, 24, 96, True)]  # their matrices' sizes over 32
-ODD = [(1, 1, 3, False), (1, 37, 53, False), (2, 33, 35, True)]
-TWELVE_TILES = [(1, 192, 16, False)]  # 768 rows in tiles of 64
+PRESETS = [(2, 32, 32, False), (2, 32, 128, False), (1, 32, 128, True)]  # their matrices' sizes over 24
+TWELVE_TILES = [(1, 192, 16, False)]
 
 
-@pytest.mark.parametrize("shape", [*PRESETS, *ODD, *TWELVE_TILES])
+@pytest.mark.parametrize("shape", [*PRESETS, *TWELVE_TILES])
 @pytest.mark.parametrize("size", [16, 32])
 def test_products_are_symmetric_and_as_exact_as_pytorch(symmetric, shape, size):
     tile = symmetric.Tile(size, 16, 4, 1)
@@ -57,11 +59,43 @@ def test_products_are_symmetric_and_as_exact_as_pytorch(symmetric, shape, size):
         assert error(found, exact) <= 1.001 * error(symmetric.reference(*arguments), exact)
 
 
+@pytest.mark.parametrize(
+    ("shape", "launches"), [((2, 32, 48), 10), ((1, 48, 32), 10), ((2, 32, 32), 10), ((1, 16, 32), 0), ((2, 40, 48), 0)]
+)
+def test_orthogonalization_by_halves_is_as_exact_as_the_plain_one(symmetric, monkeypatch, shape, launches):
+    launched = []
+    product = symmetric.symmetric_product
+
+    def counted(*given, **settings):
+        launched.append(given)
+        return product(*given, **settings)
+
+    monkeypatch.setattr(symmetric, "symmetric_product", counted)
+    drawn = torch.randn(shape).half()
+    exact = orthogonalize(drawn.double())
+    found = symmetric.orthogonalize_by_halves(drawn, tile=symmetric.Tile(16, 16, 4, 1))
+    assert found.shape == drawn.shape
+    assert error(found, exact) <= error(orthogonalize(drawn), exact)
+    assert len(launched) == launches  # two products in each of five iterations, where matrices are of whole tiles
+
+
+@pytest.mark.parametrize(("capability", "has_triton", "kind"), [
+    ((9, 0), True, "HopperMuon"), ((9, 0), False, "CapturedMuon"), ((8, 0), True, "CapturedMuon"),
+    ((10, 0), True, "CapturedMuon"),
+])  # fmt: skip
+def test_only_hopper_with_triton_computes_halves(monkeypatch, capability, has_triton, kind):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(muon_choice, "find_spec", lambda name: SimpleNamespace() if has_triton else None)
+    chosen = muon_choice.captured_kind()
+    assert chosen.__name__ == kind
+    assert issubclass(chosen, CapturedMuon)
+
+
 def test_only_the_lower_half_of_the_added_matrix_is_read(symmetric):
-    x = matrices(1, 40, 16)
-    added = torch.eye(40, dtype=x.dtype)[None].clone()
+    x = matrices(1, 48, 16)
+    added = torch.eye(48, dtype=x.dtype)[None].clone()
     expected = symmetric.symmetric_product(x, added, 1.0, 1.0, tile=symmetric.Tile(16, 16, 4, 1))
-    added[0][torch.ones(40, 40, dtype=torch.bool).triu(1)] = torch.nan
+    added[0][torch.ones(48, 48, dtype=torch.bool).triu(1)] = torch.nan
     assert torch.equal(symmetric.symmetric_product(x, added, 1.0, 1.0, tile=symmetric.Tile(16, 16, 4, 1)), expected)
 
 
@@ -81,11 +115,11 @@ def test_the_stacks_are_those_of_the_presets(products, monkeypatch):
 def test_the_benchmark_writes_errors_times_and_gains(muon, products, monkeypatch, tmp_path):
     monkeypatch.setattr(products, "STEP_MS", {"nano": 10.0})
     monkeypatch.setattr(products, "TRIED", products.SMALL_TILES[:1])
-    monkeypatch.setattr(products, "stacks_of", lambda preset: [products.Stack(1, 8, 6)])
+    monkeypatch.setattr(products, "stacks_of", lambda preset: [products.Stack(1, 32, 64)])
     muon.main(["products", "--rounds", "1", "--out", str(tmp_path / "out.json")])
     found = json.loads((tmp_path / "out.json").read_text())
     (row,) = found["rows"]
-    assert row["stack"] == [1, 8, 6]
+    assert row["stack"] == [1, 32, 64]
     for product in ("gram", "square"):
         assert row[product]["16x16x4x1"]["symmetric"]
         assert row[product]["16x16x4x1"]["error"] < 1e-3

@@ -1,4 +1,4 @@
-"""The products of Muon's iterations as they are and by the kernel of `symmetric.py`: errors, times, and what a step gains."""
+"""The products of Muon's iterations by PyTorch and by the kernel of `HopperMuon`: errors, times, and what a step gains."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from torch import Tensor
 
 from glassgpt.config import load_config
 from glassgpt.model.build import build_model
+from glassgpt.training.hopper_muon import Tile, reference, symmetric_product
 from glassgpt.training.muon import POLAR_EXPRESS, SAFETY, orthogonalize
 from gpu_parts.moments import HAS_GPU, Moment, wait
-from gpu_parts.symmetric import TILES, Tile, reference, symmetric_product
 
 STEP_MS = {"textbooks-124m": 126.0, "textbooks-124m-fast": 67.0, "textbooks-fast": 22.2}
 """Milliseconds of a whole step on an H200 (docs/log.md); the first by its 7.6 ms and 1.81 µs per token."""
 REPEATS = 10 if HAS_GPU else 1
 """Times that a CUDA graph runs what is timed."""
+TILES = (Tile(128, 64, 4, 3), Tile(128, 64, 8, 3), Tile(128, 64, 8, 4), Tile(128, 128, 8, 2), Tile(64, 128, 4, 3))
 SMALL_TILES = (Tile(16, 16, 4, 1), Tile(16, 32, 4, 1))
 TRIED = TILES if HAS_GPU else SMALL_TILES
 DEVICE, DTYPE = ("cuda", torch.bfloat16) if HAS_GPU else ("cpu", torch.float16)  # Triton's interpreter lacks bfloat16
@@ -29,7 +30,7 @@ Row = dict[str, Any]
 
 
 class Product(Protocol):
-    """Returns alpha · X Xᵀ + beta · added; see `symmetric.reference`."""
+    """Returns alpha · X Xᵀ + beta · added; see `hopper_muon.reference`."""
 
     def __call__(self, x: Tensor, added: Tensor | None = None, alpha: float = 1.0, beta: float = 0.0, /) -> Tensor: ...
 
@@ -55,13 +56,13 @@ def compare_products(rounds: int) -> Row:
 
 
 def stacks_of(preset: str) -> list[Stack]:
-    """Return the stacks of a preset's matrices; without a GPU at most two matrices of a 32nd of their size."""
+    """Return the stacks of a preset's matrices; without a GPU at most two matrices of a 24th of their size."""
     with torch.device("meta"):
         model = build_model(load_config(preset, {}).model)
     kinds = model.parameter_kinds()
     counts = Counter(tuple(each.shape) for name, each in model.named_parameters() if kinds[name] == "matrix")
-    if not HAS_GPU:
-        return [Stack(min(count, 2), rows // 32, columns // 32) for (rows, columns), count in counts.items()]
+    if not HAS_GPU:  # whole tiles of SMALL_TILES
+        return [Stack(min(count, 2), rows // 24, columns // 24) for (rows, columns), count in counts.items()]
     return [Stack(count, rows, columns) for (rows, columns), count in counts.items()]
 
 
