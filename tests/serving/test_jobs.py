@@ -239,23 +239,33 @@ def test_an_error_in_a_short_thread_keeps_nothing_in_memory():
         gc.enable()
 
 
-def _model(device):
+def _model(device, context=128):
     parameter = SimpleNamespace(device=torch.device(device))
-    return SimpleNamespace(parameters=lambda: iter([parameter]), config=SimpleNamespace(context_length=128))
+    return SimpleNamespace(
+        parameters=lambda: iter([parameter]), config=SimpleNamespace(context_length=context, vocab_size=100)
+    )
 
 
 def test_the_warm_up_covers_the_batch_sizes_and_prompt_lengths_of_all_graphs_on_a_gpu():
     requests = list(warm_up_requests(_model("cuda"), 64))
-    sampled = [(o.top_k > 0, o.top_p < 1, count) for _, count, o, _ in requests if o.max_tokens > 1]
+    sampled = [(o.top_k > 0, o.top_p < 1, len(prompts)) for prompts, o, _ in requests if o.max_tokens > 1]
     assert set(sampled) == set(itertools.product((False, True), (False, True), BATCH_SIZES))
-    penalized = {(o.top_k > 0, o.top_p < 1) for _, _, o, _ in requests if o.repetition_penalty != 1}
+    penalized = {(o.top_k > 0, o.top_p < 1) for _, o, _ in requests if o.repetition_penalty != 1}
     assert len(penalized) == 4
-    assert {count for *_, count, _, logprobs in requests if logprobs} == set(BATCH_SIZES)
-    assert {len(prompt) for prompt, *_ in requests} == {1, 9, 17, 25, 33, 49, 65, 97}  # of 8 to 96 tokens and the next
+    assert {len(prompts) for prompts, _, logprobs in requests if logprobs} == set(BATCH_SIZES)
+    lengths = {len(prompt) for prompts, *_ in requests for prompt in prompts}
+    assert lengths == {1, 9, 17, 25, 33, 49, 65, 97}  # of 8 to 96 tokens and the next
+
+
+def test_the_warm_up_prefills_in_all_lanes():
+    prompts = {len(prompts[0]): prompts for prompts, *_ in warm_up_requests(_model("cuda", 8192), 64)}
+    assert [len(prompts[n]) for n in (9, 65, 513, 1793, 2049, 4097)] == [64, 28, 4, 4, 1, 1]
+    assert len(set(map(tuple, prompts[65]))) == 28  # equal prompts would be prefilled once
 
 
 def test_the_warm_up_on_a_cpu_covers_one_sequence_and_all_slots():
-    assert {(len(prompt), count) for prompt, count, *_ in warm_up_requests(_model("cpu"), 8)} == {(1, 1), (1, 8)}
+    sizes = {(len(prompts), *map(len, set(map(tuple, prompts)))) for prompts, *_ in warm_up_requests(_model("cpu"), 8)}
+    assert sizes == {(1, 1), (8, 1)}
 
 
 @pytest.mark.parametrize(("streaming", "least", "most"), [(True, 50, 200), (False, 0.499, 0.501)])

@@ -154,8 +154,8 @@ class EngineThread(EngineWorker[Job]):
 
     def _begin(self) -> None:
         """Generate what compiles and captures everything that requests need."""
-        for prompt, count, options, logprobs in warm_up_requests(self._model, self._slots):
-            for _ in range(count):
+        for prompts, options, logprobs in warm_up_requests(self._model, self._slots):
+            for prompt in prompts:
                 self._engine.add(self._engine.prepare(prompt, options, logprobs=logprobs))
             while not self._engine.is_idle:
                 self._progress = time.monotonic()

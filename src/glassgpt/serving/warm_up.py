@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from glassgpt.generation.gpu.prompt_graphs import LANE_TOKENS, LANES, MIN_TOKENS
 from glassgpt.generation.gpu.shapes import BATCH_SIZES, PROMPT_LENGTHS
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.transformer import LanguageModel
@@ -17,11 +18,11 @@ SAMPLING: tuple[dict[str, float], ...] = (
     {"top_k": 40, "top_p": 0.95},
 )
 """Settings with graphs of their own. Batches that mix them have others, which are captured when they first occur."""
-WarmUpRequest = tuple[list[int], int, GenerationOptions, int | None]
-"""A prompt, how often it is submitted at once, its options, and the candidates per token to report."""
+WarmUpRequests = tuple[list[list[int]], GenerationOptions, int | None]
+"""Prompts that are submitted at once, their options, and the candidates per token to report."""
 
 
-def warm_up_requests(model: LanguageModel, slots: int) -> Iterator[WarmUpRequest]:
+def warm_up_requests(model: LanguageModel, slots: int) -> Iterator[WarmUpRequests]:
     """Yield the requests: on a GPU, those of every shape and of the usual settings, which graphs are captured for.
 
     Args:
@@ -30,20 +31,26 @@ def warm_up_requests(model: LanguageModel, slots: int) -> Iterator[WarmUpRequest
     """
     if next(model.parameters()).device.type != "cuda":
         for size in sorted({1, slots}):
-            yield [0], size, _options(2, temperature=1.0), None
+            yield [[0]] * size, _options(2, temperature=1.0), None
         return
     sizes = sorted({1, slots, *(size for size in BATCH_SIZES if size < slots)})
     for settings in SAMPLING:
         for size in sizes:
-            yield [0], size, _options(NEW_TOKENS, **settings), None
+            yield [[0]] * size, _options(NEW_TOKENS, **settings), None
         # Compiles the kernels of penalties; their graphs of other batch sizes are captured when they first occur.
-        yield [0], 1, _options(NEW_TOKENS, repetition_penalty=1.1, **settings), None
+        yield [[0]], _options(NEW_TOKENS, repetition_penalty=1.1, **settings), None
     for size in sizes:  # logits that are processed on the host
-        yield [0], size, _options(1, temperature=1.0), 1
+        yield [[0]] * size, _options(1, temperature=1.0), 1
     for length in PROMPT_LENGTHS:
         if length < model.config.context_length:
             for _ in range(2):  # a graph is captured when a shape occurs for the second time
-                yield [0] * (length + 1), 1, _options(1, temperature=0.0), None
+                yield _prompts(length + 1, slots, model.config.vocab_size), _options(1, temperature=0.0), None
+
+
+def _prompts(n_tokens: int, slots: int, vocab_size: int) -> list[list[int]]:
+    """Return prompts that occupy every lane, or all slots; equal prompts would be prefilled once."""
+    count = LANES * max(1, MIN_TOKENS // n_tokens) if n_tokens <= LANE_TOKENS else 1
+    return [[number % vocab_size, *[0] * (n_tokens - 1)] for number in range(min(count, slots))]
 
 
 def _options(max_tokens: int, **settings: float) -> GenerationOptions:

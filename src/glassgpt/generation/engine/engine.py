@@ -23,7 +23,7 @@ from glassgpt.model.transformer import LanguageModel
 
 DEFAULT_SLOTS = 64
 """Sequences that are decoded at once by default."""
-MAX_PREFILL_TOKENS = 4096
+MAX_PREFILL_TOKENS = 8192
 """Prompt tokens, padding included, that a GPU processes together."""
 
 

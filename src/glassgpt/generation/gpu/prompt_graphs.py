@@ -1,16 +1,20 @@
-"""Prefill in fixed shapes with CUDA graphs.
+"""Prefill in fixed shapes with CUDA graphs, several of them at the same time.
 
 Matrix products of another shape may run in another kernel, which rounds differently, and two different bits can end in
 two different texts. So the shape in which a prompt is processed depends on its own length only: its length is rounded
 up, and the rest of a batch of at least `MIN_TOKENS` tokens is filled with other prompts or with padding. Small batches
 take no longer than that: launching a model's operators takes longer than running them, which is also why it is a graph.
+
+A batch of some hundred tokens uses a part of the GPU only, so several batches run side by side, each in a lane: a stream
+with memory and graphs of its own. Bits do not depend on the lane.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -27,10 +31,14 @@ Shape = tuple[int, int]
 
 MIN_TOKENS = 512
 """Tokens of a batch of short prompts."""
+LANES = 4
+"""Batches that are processed at the same time."""
+LANE_TOKENS = 2048
+"""Most tokens of a batch that others run beside; larger ones use most of the GPU, and each lane needs memory for them."""
 
 
 class PromptGraphs:
-    """Prefills prompts with a CUDA graph per shape.
+    """Prefills prompts with a CUDA graph per shape and lane.
 
     A graph is captured when a shape occurs for the second time, as capturing takes some ten times as long as a prefill.
 
@@ -40,10 +48,9 @@ class PromptGraphs:
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
-        parameter = next(model.parameters())
-        self._dtype, self._device = parameter.dtype, parameter.device
+        self._device = next(model.parameters()).device
         self._seen: set[Shape] = set()
-        self._graphs: dict[Shape, PromptGraph] = {}
+        self._lanes: list[Lane] = []
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Prefill:
         """Start to process prompts; see `Decoder`."""
@@ -62,17 +69,101 @@ class PromptGraphs:
         """The most tokens of a prompt that is not processed in chunks."""
         return min(PROMPT_LENGTHS[-1], self._model.config.context_length)
 
-    def process(self, shape: Shape, prompts: Sequence[Sequence[int]]) -> KVCache:
-        """Return the keys and values of prompts, valid until the next call; they must fit into the shape."""
-        if shape not in self._graphs:
+    def process(
+        self, batches: Sequence[tuple[Shape, Sequence[Sequence[int]]]], store: Callable[[int, KVCache], None]
+    ) -> None:
+        """Process batches of prompts, which must fit into their shapes.
+
+        Args:
+            batches: shape and prompts of each.
+            store: copies the keys and values of a batch, given by its number, to where they are needed; the next batch may
+                overwrite them.
+        """
+        lanes = self._assign([shape for shape, _ in batches])
+        used = list(dict.fromkeys(lanes))
+        for lane in used:
+            lane.begin()
+        for number, (lane, (shape, prompts)) in enumerate(zip(lanes, batches, strict=True)):
+            with lane.running():
+                store(number, lane.process(shape, prompts, is_new=self._is_new(shape)))
+        for lane in used:
+            lane.end()
+
+    def _assign(self, shapes: Sequence[Shape]) -> list[Lane]:
+        """Return the lane of each batch: one with the fewest batches, if possible one that has a graph of the shape."""
+        self._add_lanes(len(shapes))
+        counts = dict.fromkeys(self._lanes, 0)
+        assigned: list[Lane] = []
+        for shape in shapes:
+            possible = self._lanes if math.prod(shape) <= LANE_TOKENS else self._lanes[:1]
+            lane = min(possible, key=lambda lane: (counts[lane], not lane.has_graph(shape)))
+            counts[lane] += 1
+            assigned.append(lane)
+        return assigned
+
+    def _add_lanes(self, n_batches: int) -> None:
+        """Create lanes for a number of batches. The first is the stream that everything else runs in."""
+        while len(self._lanes) < min(LANES, n_batches):
+            most = max(MIN_TOKENS, min(LANE_TOKENS, self._longest) if self._lanes else self._longest)
+            self._lanes.append(Lane(self._model, most, self._new_stream() if self._lanes else None))
+
+    def _new_stream(self) -> Any:
+        return None if self._device.type == "cpu" else torch.cuda.Stream(self._device)
+
+    def _is_new(self, shape: Shape) -> bool:
+        """Return whether a shape occurs for the first time; on a CPU, where there are no graphs, it always does."""
+        is_new = shape not in self._seen
+        self._seen.add(shape)
+        return is_new or self._device.type == "cpu"
+
+
+class Lane:
+    """Processes batches of prompts one after another, beside other lanes.
+
+    Args:
+        model: in evaluation mode.
+        most_tokens: of a batch.
+        stream: that it runs in; None for the current one.
+    """
+
+    def __init__(self, model: LanguageModel, most_tokens: int, stream: Any) -> None:
+        self._model, self._most_tokens, self._stream = model, most_tokens, stream
+        self._graphs: dict[Shape, PromptGraph] = {}
+
+    def has_graph(self, shape: Shape) -> bool:
+        """Return whether a graph of this shape was captured."""
+        return shape in self._graphs
+
+    def begin(self) -> None:
+        """Wait for what the current stream has done so far."""
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
+
+    def running(self) -> AbstractContextManager[Any]:
+        """Return a context whose work belongs to the lane."""
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def end(self) -> None:
+        """Let the current stream wait for the lane."""
+        if self._stream is not None:
+            torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
+
+    def process(self, shape: Shape, prompts: Sequence[Sequence[int]], *, is_new: bool) -> KVCache:
+        """Return the keys and values of prompts, valid until the lane's next call.
+
+        Args:
+            shape: in which they are processed.
+            prompts: that fit into it.
+            is_new: whether to process them without a graph.
+        """
+        if not self.has_graph(shape):
             cache = self._cache_view(*shape)
-            if self._device.type == "cpu" or shape not in self._seen:
-                self._seen.add(shape)
+            if is_new:
                 tokens = torch.zeros(shape, dtype=torch.long)
                 _fill(tokens, prompts)
-                self._model.features(tokens.to(self._device), cache)
+                self._model.features(tokens.to(cache.keys.device), cache)
                 return cache
-            self._graphs[shape] = PromptGraph(self._model, cache, self._pool)
+            self._graphs[shape] = PromptGraph(self._model, cache, self._pool, self._stream)
         return self._graphs[shape].process(prompts)
 
     def _cache_view(self, count: int, length: int) -> KVCache:
@@ -87,9 +178,9 @@ class PromptGraphs:
 
     @functools.cached_property
     def _memory(self) -> Tensor:
-        config = self._model.config
-        n_elements = config.n_layer * config.kv_heads * config.head_width * max(MIN_TOKENS, self._longest)
-        return torch.empty(2, n_elements, dtype=self._dtype, device=self._device)
+        config, parameter = self._model.config, next(self._model.parameters())
+        n_elements = config.n_layer * config.kv_heads * config.head_width * self._most_tokens
+        return torch.empty(2, n_elements, dtype=parameter.dtype, device=parameter.device)
 
 
 class ShapedPrefill:
@@ -119,8 +210,8 @@ class ShapedPrefill:
 
     def step(self) -> bool:
         """Process all short prompts, or the next chunk of a long one; return True if nothing is left."""
-        for shape, members in self._batches:
-            self._store(members, self._graphs.process(shape, [self._prompts[number] for number in members]))
+        prompts = [(shape, [self._prompts[number] for number in members]) for shape, members in self._batches]
+        self._graphs.process(prompts, lambda number, cache: self._store(self._batches[number][1], cache))
         self._batches.clear()
         if not self._long:
             return True
@@ -143,19 +234,21 @@ class PromptGraph:
     Args:
         model: in evaluation mode.
         cache: filled by the graph; its shape is that of the prompts.
-        pool: memory for activations, shared by all such graphs, which never run at the same time.
+        pool: memory for activations, shared by the graphs of a lane, which never run at the same time.
+        stream: that captures it; None for PyTorch's own. Matrix products of a stream share a workspace, so graphs that run at
+            the same time must not be captured in the same stream.
     """
 
-    def __init__(self, model: LanguageModel, cache: KVCache, pool: Any) -> None:
+    def __init__(self, model: LanguageModel, cache: KVCache, pool: Any, stream: Any = None) -> None:
         self._cache = cache
         device = cache.keys.device
         self._tokens = torch.zeros(cache.keys.size(1), cache.capacity, dtype=torch.long, device=device)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool):
+        with torch.cuda.graph(self._graph, pool=pool, stream=stream):
             model.features(self._tokens, cache)
 
     def process(self, prompts: Sequence[Sequence[int]]) -> KVCache:
-        """Return the keys and values of prompts, which the next call of any graph overwrites."""
+        """Return the keys and values of prompts, which the next call of the lane's graphs overwrites."""
         _fill(self._tokens, prompts)
         self._graph.replay()
         return self._cache
@@ -164,4 +257,6 @@ class PromptGraph:
 def _fill(tokens: Tensor, prompts: Sequence[Sequence[int]]) -> None:
     """Write prompts into the first rows of tokens (B, T); whatever else is there counts as padding."""
     padded = pad_right(prompts, torch.device("cpu"))
-    tokens[: padded.size(0), : padded.size(1)] = padded.to(tokens.device)
+    if tokens.is_cuda:  # from pinned memory, so that the host need not wait
+        padded = padded.pin_memory()
+    tokens[: padded.size(0), : padded.size(1)].copy_(padded, non_blocking=True)
