@@ -179,9 +179,10 @@ def test_run_that_was_tuned_on_preferences_learns_from_text(nano_run, grammar_da
 
 @pytest.mark.parametrize(("original", "expected"), [(0.0, 0.0), (0.05, 0.05), (0.4, 0.1)])
 def test_student_is_trained_with_little_dropout(tmp_path, original, expected):
-    model = ModelConfig(n_layer=2, dropout=original)
+    model = ModelConfig(n_layer=2, dropout=original, token_dropout=0.1)
     settings = training_settings(tmp_path, tmp_path, [Distil(1)], model, TrainConfig(), {})
     assert settings["model.dropout"] == expected
+    assert settings["model.token_dropout"] == 0.0
     chosen = training_settings(tmp_path, tmp_path, [Distil(1)], model, TrainConfig(), {"model.dropout": "0.3"})
     assert chosen["model.dropout"] == "0.3"
 

@@ -161,12 +161,14 @@ def test_search_trains_smaller_models_and_saves_the_best(nano_run, tmp_path, mon
 
 def test_smaller_models_are_trained_with_the_dropout_of_the_settings(nano_run, monkeypatch):
     opened = OpenedSource(CompressionSource(nano_run), None, reads_text=False)
-    attempt = compression_search._Search(opened, Target("size", 1), {"train.batch_tokens": 512, "model.dropout": "0.3"})
+    attempt = compression_search._Search(
+        opened, Target("size", 1), {"train.batch_tokens": 512, "model.dropout": "0.3", "model.token_dropout": "0.2"}
+    )
     trained = []
     monkeypatch.setattr(compression_search, "train_for", lambda model, *others: trained.append(model) or 0)
     attempt.train(Distil(1), 1.0)
     (model,) = trained
-    assert model.config.dropout == 0.3
+    assert (model.config.dropout, model.config.token_dropout, model.token_dropout.p) == (0.3, 0.2, 0.2)
     assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} == {0.3}
     expected = opened.apply([Distil(1)]).state_dict()
     assert all(torch.equal(expected[name], tensor) for name, tensor in model.state_dict().items())

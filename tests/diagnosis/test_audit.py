@@ -207,7 +207,11 @@ def opposite(loss):
     "changes",
     [
         {"micro_batch_size": 2},
-        {"model": dataclasses.replace(TINY, dropout=0.3), "micro_batch_size": 1, "recompute_activations": True},
+        {
+            "model": dataclasses.replace(TINY, dropout=0.3, token_dropout=0.2),
+            "micro_batch_size": 1,
+            "recompute_activations": True,
+        },
         {"model": MODERN, "optimizer": MUON, "ema_decay": 0.9, "loss_chunk_tokens": 64},
         pytest.param({"precision": "bf16", "model": MODERN, "micro_batch_size": 4}, marks=pytest.mark.slow),
         {"precision": "bf16", "model": MODERN, "optimizer": MUON, "loss_chunk_tokens": 64},

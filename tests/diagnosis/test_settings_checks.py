@@ -62,7 +62,9 @@ def test_many_epochs_are_reported_without_dropout_or_early_stopping():
     model, settings = preset_configs("nano")
     asked = settings.train.max_steps * settings.train.batch_tokens
     assert codes(settings_checks.check_epochs(model, settings, asked // 50)) == ["GG-CFG-006"]
-    assert codes(settings_checks.check_epochs(dataclasses.replace(model, dropout=0.2), settings, asked // 50)) == []
+    for name in ("dropout", "token_dropout"):
+        guarded = dataclasses.replace(model, **{name: 0.2})
+        assert codes(settings_checks.check_epochs(guarded, settings, asked // 50)) == []
     stopping = with_train(settings, early_stop_evaluations=3)
     assert codes(settings_checks.check_epochs(model, stopping, asked // 50)) == []
 

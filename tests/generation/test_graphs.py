@@ -428,7 +428,7 @@ def test_prompt_graph_is_captured_at_the_second_occurrence_of_a_shape(prompts_on
     assert captured == [(4, 8)]
     prefilled(made, [[2], [1] * 9])  # the second prompt has another shape
     assert captured == [(4, 8)]
-    prefilled(made, [[1] * 16, [2], *([[3, 4]] * 8)])  # three batches of short prompts, each in a lane of its own
+    prefilled(made, [[1] * 16, [2], *([[3, 4]] * 8)])  # three batches of short prompts, in different lanes
     assert captured == [(4, 8), (2, 16), *[(4, 8)] * 3]
     prefilled(made, [[1] * 16, [2], *([[3, 4]] * 8)])  # the same batches find the lanes that have their graphs
     assert captured == [(4, 8), (2, 16), *[(4, 8)] * 3]

@@ -1,5 +1,6 @@
 """Properties of every architecture: cached equals uncached, fast equals readable, no access to the future."""
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -355,11 +356,32 @@ def test_parameter_table_sums_to_total():
 
 def test_all_problems_are_reported_at_once():
     with pytest.raises(ConfigError) as caught:
-        build_model(ModelConfig(n_head=5, n_embd=64, dropout=1.5))
+        build_model(ModelConfig(n_head=5, n_embd=64, dropout=1.5, token_dropout=-0.1))
     text = str(caught.value)
     assert "nearest divisor is 4" in text
     assert "model.dropout is 1.5" in text
+    assert "model.token_dropout is -0.1" in text
     assert "vocab_size is 0" in text
+
+
+@pytest.mark.parametrize("shape", [SHAPES[2], SHAPES[4], SHAPES[7], LINEAR_SHAPE], ids=lambda shape: shape.arch)
+def test_token_dropout_hides_whole_tokens_in_training_only(shape):
+    torch.manual_seed(0)
+    model = shaken(dataclasses.replace(shape, token_dropout=0.3))
+    plain = build_model(shape)
+    plain.load_state_dict(model.state_dict())
+    tokens = torch.randint(shape.vocab_size, (40, 16))
+    seen = {}
+    model.blocks[0].register_forward_pre_hook(lambda module, args: seen.update(hidden=args[0]))
+    plain.blocks[0].register_forward_pre_hook(lambda module, args: seen.update(whole=args[0]))
+    for mode in (True, False):
+        features = model.train(mode).features(tokens)
+        expected = plain.train(mode).features(tokens)
+        is_hidden = (seen["hidden"] == 0).all(dim=-1)  # (B, T)
+        torch.testing.assert_close(seen["hidden"], seen["whole"] * ~is_hidden[..., None], rtol=0, atol=0)
+        assert torch.equal(features, expected) == (not mode)
+        # 640 draws: five standard deviations are 0.09
+        assert is_hidden.float().mean().item() == pytest.approx(0.3 if mode else 0.0, abs=0.09 if mode else 0.0)
 
 
 @pytest.mark.parametrize("arch", ["gpt2", "modern", "llama"])

@@ -15,7 +15,7 @@ from glassgpt.training.run_folder import RunFolder, read_jsonl
 
 SETTINGS = [
     "--train.max-steps", "40", "--train.batch-tokens", "512", "--train.eval-every-steps", "10",
-    "--train.eval-tokens", "2048", "--checkpoint.every-steps", "3", "--model.dropout", "0.1",
+    "--train.eval-tokens", "2048", "--checkpoint.every-steps", "3", "--model.dropout", "0.1", "--model.token-dropout", "0.1",
     "--schedule.warmup-steps", "5",
 ]  # fmt: skip
 

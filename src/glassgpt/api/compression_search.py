@@ -107,7 +107,7 @@ class _Search:
 
     def _smaller(self, method: CompressionMethod, config: RunConfig) -> LanguageModel:
         """Make a smaller model, with the dropout that it is trained with instead of the original's."""
-        return with_dropout(self.opened.apply([method]), config.model.dropout)
+        return with_dropout(self.opened.apply([method]), config.model)
 
     def measure(self, methods: Combination) -> Candidate:
         """Quantize the model as a combination says, and measure it."""

@@ -75,9 +75,10 @@ def _channels(heads: Tensor, config: ModelConfig) -> Tensor:
     return (heads[:, None] * width + torch.arange(width, device=heads.device)).flatten()
 
 
-def with_dropout(model: LanguageModel, dropout: float) -> LanguageModel:
-    """Return a copy of a model that drops another share of its activations in training."""
-    return _built(model, replace(model.config, dropout=dropout), model.state_dict())
+def with_dropout(model: LanguageModel, config: ModelConfig) -> LanguageModel:
+    """Return a copy of a model with the dropout of another configuration."""
+    changed = replace(model.config, dropout=config.dropout, token_dropout=config.token_dropout)
+    return _built(model, changed, model.state_dict())
 
 
 def neuron_importances(model: LanguageModel, text: Tensor, progress: Progress) -> list[Tensor]:

@@ -38,6 +38,7 @@ class ModelConfig(Windows, CustomParts):
         n_kv_head: key/value heads, each shared by n_head / n_kv_head query heads; 0 means n_head. Not for GPT-2.
         n_embd: width of the residual stream.
         dropout: probability of dropping an activation in training, in [0, 1).
+        token_dropout: probability of hiding an input token in training, in [0, 1): its whole vector becomes zero.
         init_std: standard deviation of the initial weights; OpenAI's 0.02 suits widths near 768, narrower models
             learn faster with a larger value.
         bias: whether linear layers and norms have biases, as OpenAI's do; must be false for modern, and for llama
@@ -60,6 +61,7 @@ class ModelConfig(Windows, CustomParts):
     n_kv_head: int = 0
     n_embd: int = 768
     dropout: float = 0.0
+    token_dropout: float = 0.0
     init_std: float = 0.02
     bias: bool = True
     n_inner: int = 0
@@ -107,8 +109,4 @@ class ModelConfig(Windows, CustomParts):
             return too_large
         if self.vocab_size < 0:
             found.append(f"model.vocab_size is {self.vocab_size}; it must be positive, or 0 for the tokenizer's")
-        if not 0.0 <= self.dropout < 1.0:
-            found.append(f"model.dropout is {self.dropout}; it must be at least 0 and below 1")
-        if not 0.0 < self.init_std < 1.0:
-            found.append(f"model.init_std is {self.init_std}; it must be above 0 and below 1")
         return found + variant_problems(self)

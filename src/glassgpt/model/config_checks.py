@@ -73,6 +73,18 @@ def excessive_sizes(config: Any) -> list[str]:
 
 
 def variant_problems(config: Any) -> list[str]:
+    """Return each share out of its range, and each setting that the architecture does not support, as one line of text."""
+    found = [
+        f"model.{name} is {share}; it must be at least 0 and below 1"
+        for name in ("dropout", "token_dropout")
+        if not 0.0 <= (share := getattr(config, name)) < 1.0
+    ]
+    if not 0.0 < config.init_std < 1.0:
+        found.append(f"model.init_std is {config.init_std}; it must be above 0 and below 1")
+    return found + _unsupported(config)
+
+
+def _unsupported(config: Any) -> list[str]:
     """Return each setting that the architecture does not support or that cannot be used, as one line of text."""
     found: list[str] = plugin_problems(config) + config.width_problems()
     found += [

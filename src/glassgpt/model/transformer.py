@@ -16,6 +16,7 @@ from glassgpt.model.config import ModelConfig
 from glassgpt.model.fp8_cache import RoundedCache
 from glassgpt.model.hook_points import Activation
 from glassgpt.model.quantized import QuantizedMatrix
+from glassgpt.model.token_dropout import TokenDropout
 
 ParameterKind = Literal["embedding", "matrix", "vector", "head"]
 """Category of a parameter, from which the optimizer derives algorithm, learning rate and weight decay."""
@@ -51,6 +52,7 @@ class LanguageModel(nn.Module, ABC):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.token_dropout = TokenDropout(config.token_dropout)
         self.quantized: dict[str, QuantizedMatrix] = {}
         self.fp8_weights = self.fp8_cache = False
 
@@ -108,7 +110,9 @@ class LanguageModel(nn.Module, ABC):
         else:
             cache.begin(n_tokens)
             positions = cache.positions()
-        x = self.embed(tokens, positions)  # of tokens (B, T), or of vectors (B, T, C) in their place
+        x = self.token_dropout(
+            self.embed(tokens, positions)
+        )  # of tokens (B, T), or of vectors (B, T, C) in their place
         if torch.is_autocast_enabled(x.device.type):
             # Autocast would leave the residual stream in float32, the largest tensor that memory has to move.
             x = x.to(torch.get_autocast_dtype(x.device.type))

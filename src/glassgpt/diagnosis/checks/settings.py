@@ -87,7 +87,7 @@ def check_epochs(model: ModelConfig, settings: TrainerConfig, train_tokens: int)
     """Report many epochs, unless dropout or early stopping limits overfitting."""
     asked = settings.train.max_steps * settings.train.batch_tokens
     epochs = asked / max(1, train_tokens)
-    is_guarded = model.dropout >= 0.1 or settings.train.early_stop_evaluations > 0
+    is_guarded = max(model.dropout, model.token_dropout) >= 0.1 or settings.train.early_stop_evaluations > 0
     findings: tuple[Finding, ...] = ()
     if epochs > MANY_EPOCHS and not is_guarded:
         values = {"epochs": round(epochs, 1), "tokens": train_tokens, "asked": asked}
