@@ -70,6 +70,44 @@ def test_file_without_a_readable_line_is_an_error(tmp_path):
     assert read_prompts(("a",), file).texts == ["a"]
 
 
+PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\x02\n\xb5\xc1\n readable \n\xff\n"
+
+
+def test_binary_prompts_file_is_one_error(run_main, nano_run, tmp_path):
+    file = tmp_path / "picture.png"
+    file.write_bytes(PNG)
+    code, out, err = run_main("generate", nano_run, "--prompts", file, "--prompt", "a", *SHORT)
+    assert (code, out) == (2, "")
+    assert err.splitlines() == [
+        f"error: {file} is binary, not text; give a text file in UTF-8 with one prompt per line"
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32-be"])
+def test_encoding_of_a_prompts_file_that_is_not_utf_8_is_named(tmp_path, encoding):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("It was a dark and stormy night.\nOnce upon a time\n".encode(encoding))
+    with pytest.raises(UsageError, match=rf"looks like {encoding.upper()}.*; convert it to UTF-8"):
+        read_prompts((), file)
+
+
+def test_unreadable_lines_after_the_first_two_are_counted(run_main, nano_run, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("안녕하세요\n".encode("cp949") * 40)
+    code, _, err = run_main("generate", nano_run, "--prompts", file, *SHORT)
+    assert code == 2
+    assert [line.partition(" (")[0] for line in err.splitlines()] == [
+        f"error: {file}, line 1: not UTF-8",
+        f"{file}, line 2: not UTF-8",
+        f"{file}: 38 more lines are not UTF-8",
+    ]
+    code, out, err = run_main("generate", nano_run, "--prompts", file, "--prompt", "now", *SHORT)
+    assert code == 1
+    assert "now" in out
+    assert len([line for line in err.splitlines() if "not UTF-8" in line]) == 3
+    assert "40 of 41 prompts failed" in err
+
+
 @pytest.mark.parametrize(
     "strategy", [None, BeamOptions(2), ContrastiveOptions()], ids=["sampling", "beams", "contrastive"]
 )

@@ -247,7 +247,7 @@ def print_generation(
             f"max_tokens is {options.max_tokens}; with --explain it must be at most {MAX_EXPLAINED_TOKENS}, because "
             "each token gets a table"
         )
-    for message in prompts.unreadable:
+    for message in prompts.problems:
         console.error(message)
     n_failed, cut = len(prompts.unreadable), list[Sequence[int]]()
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin
 from cyclopts import Group, Parameter
 
 from glassgpt.cli.shared import parse_integers
+from glassgpt.data.encodings import likely_encoding
 from glassgpt.errors import UsageError
 from glassgpt.generation.options import GenerationOptions, processor_settings
 from glassgpt.generation.presets import load_generation_preset
@@ -203,7 +204,7 @@ def read_prompts(given: Sequence[str], file: Path | None) -> PromptList:
     Blank lines of the file are skipped. Without any prompt the only one is None, which begins a document.
 
     Raises:
-        UsageError: the file cannot be read or contains no prompt.
+        UsageError: the file cannot be read, is not text in UTF-8, or contains no prompt.
     """
     texts: list[str | None] = [_standard_input() if prompt == "-" else prompt for prompt in given]
     if file is None:
@@ -211,7 +212,7 @@ def read_prompts(given: Sequence[str], file: Path | None) -> PromptList:
     name = "standard input" if str(file) == "-" else str(file)
     lines: dict[int, int] = {}
     unreadable: list[str] = []
-    for number, line in enumerate(_lines_of(file), start=1):
+    for number, line in enumerate(_lines_of(file, name), start=1):
         try:
             text = line.decode()
         except UnicodeDecodeError as error:
@@ -222,9 +223,10 @@ def read_prompts(given: Sequence[str], file: Path | None) -> PromptList:
         if text.strip():
             lines[len(texts)] = number
             texts.append(text)
+    prompts = PromptList(texts, lines, name, unreadable)
     if not lines and not (texts and unreadable):
-        raise UsageError("\n".join(unreadable) or f"{file} contains no prompt; write one per line")
-    return PromptList(texts, lines, name, unreadable)
+        raise UsageError("\n".join(prompts.problems) or f"{file} contains no prompt; write one per line")
+    return prompts
 
 
 def _standard_input() -> str:
@@ -234,10 +236,20 @@ def _standard_input() -> str:
         raise UsageError(f"standard input is not UTF-8 ({error.reason} at byte {error.start}); convert it") from error
 
 
-def _lines_of(file: Path) -> list[bytes]:
+def _lines_of(file: Path, name: str) -> list[bytes]:
     try:
         raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     except OSError as error:
         raise UsageError(f"--prompts is {str(file)!r}; it must be a readable file, or - ({error})") from error
+    if b"\0" in raw:
+        raise UsageError(_not_text(raw, name))
     # Without the byte order mark that Windows editors write, and with the line ends that text files may have.
     return raw.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+
+
+def _not_text(raw: bytes, name: str) -> str:
+    """Return the message about a file with NUL bytes: it is in an encoding that has them, or it is binary."""
+    encoding = likely_encoding(raw)
+    if encoding and "\0" not in raw.decode(encoding, errors="replace"):
+        return f"{name} is not UTF-8, but looks like {encoding}; convert it to UTF-8"
+    return f"{name} is binary, not text; give a text file in UTF-8 with one prompt per line"

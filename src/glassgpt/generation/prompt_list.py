@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from glassgpt.generation.engine.prompt import Prompt
 
+SHOWN_UNREADABLE = 2
+"""Lines of a file that are named if they cannot be read; others are counted."""
+
 
 @dataclass(frozen=True)
 class PromptList:
@@ -32,6 +35,13 @@ class PromptList:
     def given(self) -> Sequence[Prompt]:
         """The prompts as the model gets them."""
         return self.inputs or self.texts
+
+    @property
+    def problems(self) -> Sequence[str]:
+        """Messages about the first unreadable lines, and the number of the others."""
+        if (more := len(self.unreadable) - SHOWN_UNREADABLE) <= 0:
+            return self.unreadable
+        return [*self.unreadable[:SHOWN_UNREADABLE], f"{self.file}: {more:,} more lines are not UTF-8"]
 
     def name(self, index: int) -> str:
         """Return where a prompt was given, for a message about it."""

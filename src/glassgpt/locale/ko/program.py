@@ -21,6 +21,9 @@ MESSAGES = {
     "{} is not an integer.": "{0}은(는) 정수가 아닙니다.",
     "{} cannot be combined; choose one": "{0:t}은(는) 함께 쓸 수 없습니다. 하나만 고르세요",
     "{} contains no prompt; write one per line": "{0} 파일에 프롬프트가 없습니다. 한 줄에 하나씩 적으세요",
+    "{}: {} more lines are not UTF-8": "{0}: UTF-8이 아닌 줄이 {1}개 더 있습니다",
+    "{} is not UTF-8, but looks like {}; convert it to UTF-8": "{0:t}은(는) UTF-8이 아니라 {1} 인코딩으로 보입니다. UTF-8로 바꾸세요",
+    "{} is binary, not text; give a text file in UTF-8 with one prompt per line": "{0:t}은(는) 글이 아니라 이진 파일입니다. 한 줄에 프롬프트가 하나씩 든 UTF-8 텍스트 파일을 지정하세요",
     "--prompts is {}; it must be a readable file, or - ({})": "--prompts: {0} 값은 쓸 수 없습니다. 읽을 수 있는 파일이나 -를 지정하세요 ({1:t})",
     # cli/training
     ", stopped early": ", 조기 종료",
