@@ -138,13 +138,18 @@ class WrongModelError(InterchangeError, UsageError):
 
 
 class MissingExtraError(GlassGPTError):
-    """An optional dependency that is not installed."""
+    """An optional dependency that is not installed.
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(
-            f"{purpose} needs the package {package}, which is not installed. "
-            f"Install it with: pip install 'glassgpt[{extra}]'"
-        )
+    Args:
+        package: its name.
+        extra: the extra that it belongs to.
+        purpose: what needs it.
+        command: installs it, if it belongs to no extra.
+    """
+
+    def __init__(self, package: str, extra: str, purpose: str, command: str = "") -> None:
+        command = command or f"pip install 'glassgpt[{extra}]'"
+        super().__init__(f"{purpose} needs the package {package}, which is not installed. Install it with: {command}")
 
 
 def require_extra(package: str, extra: str, purpose: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from text_quality_helpers import BYTES, FREE_TEXT, LetterCounts
 
-from glassgpt.errors import UsageError
+from glassgpt.errors import GlassGPTError, UsageError
 from glassgpt.evaluation.coherence import Coherence, EmbeddingModel, ModelStates, adjacent_cosine, sentences
 
 
@@ -97,3 +97,15 @@ def test_missing_embedding_model_is_a_usage_error(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UsageError, match="cannot be loaded"):
         EmbeddingModel(tmp_path)
+
+
+def test_package_that_an_embedding_model_needs_is_no_usage_error(encoder_folder, monkeypatch):
+    from transformers import AutoTokenizer
+
+    def fails(*arguments, **options):
+        raise ImportError("the tokenizer needs the library sentencepiece")
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", fails)
+    with pytest.raises(GlassGPTError, match="cannot be loaded: the tokenizer needs") as raised:
+        EmbeddingModel(encoder_folder)
+    assert raised.value.exit_code == 1

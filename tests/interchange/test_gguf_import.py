@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 from glassgpt import api
 from glassgpt.api.chat import load_chat
 from glassgpt.data.chat.jinja_template import load_jinja_template
-from glassgpt.errors import InterchangeError, TokenizerError, UsageError
+from glassgpt.errors import InterchangeError, MissingExtraError, TokenizerError
 from glassgpt.interchange import sources
 from glassgpt.interchange.gguf_reading import import_gguf
 from glassgpt.interchange.sources import find_model
@@ -167,7 +167,7 @@ def test_packaged_models_are_found_without_importing_them(tmp_path, monkeypatch)
     monkeypatch.setitem(sources.PACKAGED, "gone", sources.PackagedModel("no_such_package", "pip install gone"))
     assert find_model("toy") == package / "toy.Q8_0.gguf"
     with pytest.raises(
-        UsageError, match="comes in the package no_such_package, which is not installed: pip install gone"
+        MissingExtraError, match="needs the package no_such_package, which is not installed. .*: pip install gone"
     ):
         find_model("gone")
 

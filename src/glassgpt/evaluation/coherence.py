@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from glassgpt.data.tokenizers import Tokenizer
-from glassgpt.errors import MissingExtraError, UsageError
+from glassgpt.errors import GlassGPTError, MissingExtraError, UsageError
 from glassgpt.evaluation.diversity import mean
 from glassgpt.model.transformer import LanguageModel
 
@@ -114,10 +114,15 @@ def _load_encoder(folder: Path) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         # Safetensors only: unpickling an untrusted file can run arbitrary code.
         model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"--embedding-model {folder} cannot be loaded: {reason}") from error
+    except ImportError as error:  # of a package that this model needs, too
+        raise GlassGPTError(_not_loaded(folder, error)) from error
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(_not_loaded(folder, error)) from error
     return tokenizer, model.eval()
+
+
+def _not_loaded(folder: Path, error: Exception) -> str:
+    return f"--embedding-model {folder} cannot be loaded: {str(error).strip().splitlines()[0]}"
 
 
 def _pools_first_token(folder: Path) -> bool:

