@@ -66,7 +66,7 @@ def test_finetuning_on_text_leaves_the_encoders_out(named_run, tmp_path, run_mai
     options = PrepareOptions((str(tmp_path / "text.txt"),), tmp_path / "data", tokenizer=str(named_run))
     prepare(options)
     _, errors = finetuned(run_main, named_run, tmp_path / "data", tmp_path / "run")
-    assert "the encoders of pictures and sound are left out" in errors
+    assert errors.count("the encoders of pictures and sound are left out") == 1
     assert [change.text for change in read_changes(tmp_path / "run")] == ["new"]
 
 
@@ -80,10 +80,30 @@ def pictures_alone(media):
     return [[each for each in split if each.media[0].modality == "image"] for split in named_documents(media)]
 
 
-def test_training_on_one_modality_starts_from_the_encoder_of_that(named_run, tmp_path):
+def test_training_on_one_modality_starts_from_the_encoder_of_that(named_run, tmp_path, capsys):
     write(tmp_path / "data", pictures_alone)
     few = {"train.max_steps": "1", "train.learning_rate": "1e-9", "init_from": str(named_run)}
     api.train(load_config(None, {**SETTINGS, **few, "data": str(tmp_path / "data")}), tmp_path / "run")
     ours, theirs = (api.load(run, device="cpu").model for run in (tmp_path / "run", named_run))
     assert ours.multimodal.names == ("image",)
     assert_equal_models(ours.encoders["image"], theirs.encoders["image"])
+    assert (
+        f"the audio encoder of {named_run} is left out: there is no audio in the training data"
+        in capsys.readouterr().err
+    )
+
+
+def test_encoders_that_cannot_be_taken_over_are_named(named_run, named_data, tmp_path, capsys):
+    write(tmp_path / "data", pictures_alone)
+    few = {**SETTINGS, "train.max_steps": "1"}
+    pictures = {**few, "data": str(tmp_path / "data"), "init_from": str(named_run), "multimodal.overlap": "1"}
+    api.train(load_config(None, pictures), tmp_path / "pictures")
+    assert (
+        f"the image encoder starts with random weights: multimodal.overlap is 1 here and 0 in {named_run}"
+        in capsys.readouterr().err
+    )
+    both = {**few, "data": str(named_data), "init_from": str(tmp_path / "pictures"), "multimodal.overlap": "1"}
+    api.train(load_config(None, both), tmp_path / "both")
+    errors = capsys.readouterr().err
+    assert f"the audio encoder starts with random weights: {tmp_path / 'pictures'} has none" in errors
+    assert "image encoder" not in errors

@@ -113,8 +113,7 @@ def _texts(config: RunConfig) -> dict[str, TokenDataset]:
         return {**texts, "old": TokenDataset.open(mixed)}
     old = held_out_dataset(config.init_from, texts["new"].tokenizer)
     if isinstance(old, EncodedDataset) and not config.multimodal.names:
-        console.warn("only the language model is fine-tuned: the encoders of pictures and sound are left out")
-        return texts
+        return texts  # they have pictures and sound, which the new run cannot read
     return texts if old is None else {**texts, "old": old}
 
 

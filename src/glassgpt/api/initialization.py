@@ -6,6 +6,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
+from glassgpt import console
 from glassgpt.config import RunConfig, load_config
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import load_tokenizer
@@ -16,6 +17,7 @@ from glassgpt.model.lora import adapter_of, add_lora
 from glassgpt.model.lora_config import Adapter
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.multimodal.batches import EncodedDataset
+from glassgpt.multimodal.config import OF_ENCODER
 from glassgpt.multimodal.documents import with_begin_tokens
 from glassgpt.multimodal.weights import load_into_larger, with_encoders
 from glassgpt.training.checkpoint import (
@@ -85,6 +87,27 @@ def _with_encoders(model: LanguageModel, config: RunConfig, source: Path | None)
         return model
     shared = () if source is None else media.shared_encoders(load_config(config.init_from).multimodal)
     return with_encoders(model, media, source if shared else None, shared)
+
+
+def report_encoders(config: RunConfig) -> None:
+    """Print which encoders of the run to start from are not used, and which start with random weights instead."""
+    source, here = config.init_from, config.multimodal
+    there = load_config(source).multimodal if source else here
+    if there.names and not here.names:
+        console.warn("only the language model is trained: the encoders of pictures and sound are left out")
+        return
+    for modality in there.names:
+        if modality not in here.names:
+            console.warn(f"the {modality} encoder of {source} is left out: there is no {modality} in the training data")
+        elif modality not in here.shared_encoders(there):
+            name = next(name for name in OF_ENCODER[modality] if getattr(here, name) != getattr(there, name))
+            console.warn(
+                f"the {modality} encoder starts with random weights: multimodal.{name} is {getattr(here, name)} here and "
+                f"{getattr(there, name)} in {source}"
+            )
+    for modality in here.names if there.names else ():
+        if modality not in there.names:
+            console.warn(f"the {modality} encoder starts with random weights: {source} has none")
 
 
 def adapter_of_adapter(run: str) -> str:

@@ -15,7 +15,7 @@ import torch
 from glassgpt import console
 from glassgpt.adaptation.conversations import refuse_fatal
 from glassgpt.adaptation.replay import mixed_in
-from glassgpt.api.initialization import model_to_train
+from glassgpt.api.initialization import model_to_train, report_encoders
 from glassgpt.api.preference_data import checked_lineage, open_data
 from glassgpt.api.runs import changed_settings, keep_files, require_same_model, trainer_config, write_run_files
 from glassgpt.api.tracking import trackers_of
@@ -173,8 +173,10 @@ def _train(
         require_same_model(run, checkpoint.path, config)
     torch.manual_seed(config.seed)
     model = model_to_train(config, checkpoint, dataset)
-    if checkpoint is None and not config.preference.data:
-        _predict_time(model, config, dist, approve)
+    if checkpoint is None:
+        report_encoders(config)
+        if not config.preference.data:
+            _predict_time(model, config, dist, approve)
     findings = _startup_findings(config, run, dataset, None if checkpoint else model, dist)
     trainer = Trainer(model, dataset, trainer_config(config), run, dist=dist)
     attach_diagnosis(trainer, config.diagnosis)

@@ -51,7 +51,10 @@ MESSAGES = {
     "the prompt does not have each picture and sound once, in their order; leave out the names of their special tokens in texts, or correct the chat template": "프롬프트에 그림과 소리가 순서대로 한 번씩 있지 않습니다. 글에서 특수 토큰의 이름을 빼거나 채팅 템플릿을 고치세요",
     "{} has no embeddings of the begin tokens of pictures and sound, which an adapter cannot add; train the encoders first, with --multimodal.freeze true, and then an adapter on that run": "{0}에는 그림과 소리의 시작 토큰 임베딩이 없고 어댑터로는 더할 수 없습니다. 먼저 --multimodal.freeze true로 인코더를 학습한 뒤, 그 실행에서 어댑터를 학습하세요",
     "only the language model is exported: the encoders of pictures and sound are left out": "언어 모델만 내보냅니다. 그림과 소리의 인코더는 들어가지 않습니다",
-    "only the language model is fine-tuned: the encoders of pictures and sound are left out": "언어 모델만 미세 조정합니다. 그림과 소리의 인코더는 들어가지 않습니다",
+    "only the language model is trained: the encoders of pictures and sound are left out": "언어 모델만 학습합니다. 그림과 소리의 인코더는 들어가지 않습니다",
+    "the {} encoder of {} is left out: there is no {} in the training data": "{1}의 {0} 인코더는 들어가지 않습니다. 학습 데이터에 {2}이(가) 없습니다",
+    "the {} encoder starts with random weights: multimodal.{} is {} here and {} in {}": "{0} 인코더는 무작위 가중치에서 시작합니다. multimodal.{1}의 값이 여기서는 {2}, {4}에서는 {3}입니다",
+    "the {} encoder starts with random weights: {} has none": "{0} 인코더는 무작위 가중치에서 시작합니다. {1}에는 그 인코더가 없습니다",
     "multimodal.{} is {} with {}, but {} in {}, whose encoders are fine-tuned; to train others: glassgpt train PRESET --data {} --init-from {}": "{2}에서는 multimodal.{0}의 값이 {1}인데, 인코더를 미세 조정할 {4}에서는 {3}입니다. 다른 인코더를 학습하려면: glassgpt train PRESET --data {5} --init-from {6}",
     "only the language model is compressed: the encoders of pictures and sound are left out": "언어 모델만 압축합니다. 그림과 소리의 인코더는 들어가지 않습니다",
 }
