@@ -28,9 +28,20 @@ from typing import Any
 import torch
 
 from glassgpt.data.files import write_atomically
+from glassgpt.data.shards import TokenDataset
+from glassgpt.errors import GlassGPTError
 
 Row = dict[str, Any]
-PARTS = ("throughput", "speed-ups", "time-to-loss", "three-minutes", "two-gpus", "merge")
+OF_RUNS = ("data", "preset", "set", "seeds")
+OPTIONS = {
+    "throughput": ("data", "repeat"),
+    "speed-ups": ("data", "only", "rows", "lock"),
+    "time-to-loss": (*OF_RUNS, "loss"),
+    "three-minutes": (*OF_RUNS, "seconds"),
+    "two-gpus": ("data", "repeat"),
+    "merge": (),
+}
+"""The options that each part uses, beside --out and --peers."""
 REFERENCE_LOSS = 4.3066
 """Final loss of a tuned nanoGPT on the first 393,216 validation tokens, in nats."""
 GPT2_AS_PEERS_TRAIN_IT = (
@@ -141,10 +152,12 @@ def description_of(part: str) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure one part, or merge peers into its result file."""
-    given = _parser().parse_args(arguments)
-    peers: dict[str, Any] = json.loads(given.peers.read_text()) if given.peers else {}
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    _check(parser, given)
+    peers = _read_json(parser, "--peers", given.peers) if given.peers else {}
     if given.part == "merge":
-        result = json.loads(given.out.read_text())
+        result = _read_json(parser, "--out", given.out)
         part = result["part"]
     else:
         part = given.part
@@ -161,16 +174,47 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(text)
 
 
+def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """Exit with a message if an option is given that the part does not use, or the dataset cannot be opened."""
+    used = OPTIONS[given.part]
+    for name in dict.fromkeys(name for names in OPTIONS.values() for name in names):
+        if name not in used and getattr(given, name) != parser.get_default(name):
+            users = ", ".join(part for part, names in OPTIONS.items() if name in names)
+            parser.error(f"{given.part} does not use --{name}; leave it out (it is for {users})")
+    if given.data is not None:
+        try:
+            TokenDataset.open(given.data)
+        except GlassGPTError as error:
+            parser.error(f"--data: {error}")
+    elif "data" in used and given.part != "speed-ups":  # which can train on random tokens
+        parser.error(f"{given.part} needs --data, a dataset created by glassgpt prepare")
+
+
+def _read_json(parser: argparse.ArgumentParser, option: str, path: Path) -> dict[str, Any]:
+    """Return the content of a file, or exit with a message if it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        parser.error(f"{option} {path} cannot be read: {error.strerror}")
+    except ValueError as error:
+        parser.error(f"{option} {path} is not JSON: {error}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("part", choices=OPTIONS)
     parser.add_argument("--data", type=Path, help="dataset created by glassgpt prepare")
     parser.add_argument("--out", type=Path, required=True, help="result file")
     parser.add_argument("--peers", type=Path, help="JSON file with the peers' results")
     parser.add_argument("--repeat", type=int, default=3, help="repetitions of a throughput measurement")
-    parser.add_argument("--preset", default="textbooks-124m")
+    parser.add_argument("--preset", default="textbooks-124m", help="preset to train (time-to-loss, three-minutes)")
     parser.add_argument(
-        "--set", type=_pair, nargs="*", default=[], metavar="NAME=VALUE", help="overrides of the preset's settings"
+        "--set",
+        type=_pair,
+        nargs="*",
+        default=[],
+        metavar="NAME=VALUE",
+        help="overrides of the preset's settings (time-to-loss, three-minutes)",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument(
@@ -179,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
         default=0.0,
         help="fit the steps to this time by a trial run (three-minutes); 0: do not",
     )
-    parser.add_argument("--loss", type=float, default=REFERENCE_LOSS, help="loss to reach")
+    parser.add_argument("--loss", type=float, default=REFERENCE_LOSS, help="loss to reach (time-to-loss)")
     parser.add_argument("--only", nargs="*", help="groups of optimizations (speed-ups)")
     parser.add_argument("--rows", type=int, default=64, help="sequences per step (speed-ups)")
     parser.add_argument(
@@ -191,7 +235,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _pair(text: str) -> tuple[str, str]:
-    name, _, value = text.partition("=")
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} must be NAME=VALUE")
     return name, value
 
 

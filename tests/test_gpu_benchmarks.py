@@ -123,6 +123,36 @@ def test_merged_peers_come_first_and_once(gpu, tmp_path):
     assert written["peers"] == {"peer": {"commit": "abc"}}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("throughput --data {data} --preset gpt2", "throughput does not use --preset; leave it out (it is for time-to"),
+        ("throughput --data {data} --set train.seed=2", "throughput does not use --set; leave it out"),
+        ("two-gpus --data {data} --seeds 4", "two-gpus does not use --seeds"),
+        (
+            "time-to-loss --data {data} --repeat 2",
+            "time-to-loss does not use --repeat; leave it out (it is for throughput",
+        ),
+        ("time-to-loss --data {data} --set train.seed", "'train.seed' must be NAME=VALUE"),
+        ("merge --data {data}", "merge does not use --data"),
+        ("throughput", "throughput needs --data"),
+        ("three-minutes --data {tmp}/none", "--data: {tmp}/none does not exist"),
+        ("time-to-loss --data {tmp}", "--data: {tmp} "),
+        ("time-to-loss --data {data} --peers {tmp}/none.json", "--peers {tmp}/none.json cannot be read: No such file"),
+        ("time-to-loss --data {data} --peers {tmp}/broken.json", "--peers {tmp}/broken.json is not JSON"),
+        ("merge", "out.json cannot be read: No such file"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_measured(gpu, grammar_data, tmp_path, capsys, arguments, message):
+    (tmp_path / "broken.json").write_text("{")
+    given = arguments.format(data=grammar_data, tmp=tmp_path).split()
+    with pytest.raises(SystemExit) as stop:
+        gpu.main([*given, "--out", str(tmp_path / "out.json")])
+    assert stop.value.code == 2
+    assert message.format(tmp=tmp_path) in capsys.readouterr().err
+    assert not (tmp_path / "out.json").exists()
+
+
 @pytest.fixture
 def agreement(monkeypatch):
     pytest.importorskip("triton", reason="Triton is for Linux")
