@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from glassgpt.data.bad_rows import BadRows
 from glassgpt.errors import CheckpointError, TrainingDivergedError, WrongDataError, WrongRunError
 from glassgpt.multimodal.fsq import FiniteScalarQuantizer, ImageAutoencoder, quantize_reference
 from glassgpt.multimodal.image_tokenizer import ImageTokenizer, load_image_tokenizer
@@ -173,14 +174,14 @@ def write_pictures(folder, numbers):
 
 def test_equal_pictures_of_a_folder_are_on_one_side(tmp_path):
     write_pictures(tmp_path, range(24))
-    pictures = read_pictures(tmp_path, 8)
+    pictures = read_pictures(tmp_path, 8, BadRows())
     assert (len(pictures.train), len(pictures.validation)) == (11, 1)
     found = {picture.tobytes() for picture in (*pictures.train, *pictures.validation)}
     assert found == {picture.tobytes() for picture in PICTURES}
 
 
 def test_dataset_keeps_its_division(named_data):
-    pictures = read_pictures(named_data, 4)
+    pictures = read_pictures(named_data, 4, BadRows())
     assert pictures.train.shape[1:] == (4, 4, 3)
     train = {picture.tobytes() for picture in pictures.train}
     assert not train & {picture.tobytes() for picture in pictures.validation}
@@ -189,9 +190,9 @@ def test_dataset_keeps_its_division(named_data):
 def test_one_picture_is_too_few(tmp_path):
     write_pictures(tmp_path, [0, 12])
     with pytest.raises(WrongDataError, match="1 different pictures"):
-        read_pictures(tmp_path, 8)
+        read_pictures(tmp_path, 8, BadRows())
     with pytest.raises(WrongDataError, match="not a folder"):
-        read_pictures(tmp_path / "none", 8)
+        read_pictures(tmp_path / "none", 8, BadRows())
 
 
 def test_command_writes_tokenizer_and_reconstructions(tmp_path, run_main):
@@ -211,6 +212,38 @@ def test_command_writes_tokenizer_and_reconstructions(tmp_path, run_main):
     assert load_image_tokenizer(tmp_path / "out").config == CONFIG
 
 
+SMALL = "--image-size 8 --levels 4,3 --width 8 --steps 60 --batch-size 8 --learning-rate 0.003 --augment 0 --device cpu"
+
+
+def test_damaged_pictures_are_skipped_as_far_as_permitted(tmp_path, run_main):
+    write_pictures(tmp_path / "in", range(12))
+    for name in ("a.png", "b.png"):
+        (tmp_path / "in" / name).write_bytes((tmp_path / "in" / "0" / "0.png").read_bytes()[:40])
+    arguments = ["train-image-tokenizer", tmp_path / "in", "--out", tmp_path / "out", *SMALL.split()]
+    code, _, error = run_main(*arguments)
+    assert code == 1
+    assert f"{tmp_path / 'in' / 'a.png'}: it is not a picture" in error
+    assert "skip such rows with --skip-bad N" in error
+    code, _, error = run_main(*arguments, "--skip-bad", 1)
+    assert code == 1
+    assert "b.png: it is not a picture" in error
+    assert "1 bad rows were skipped before, as --skip-bad permits" in error
+    code, output, error = run_main(*arguments, "--skip-bad", 2)
+    assert code == 0
+    assert "pictures: 11 for training, 1 held out" in output
+    assert "bad rows and files skipped: 2, such as:" in error
+
+
+def test_damaged_pictures_alone_are_an_error(tmp_path, run_main):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(b"no picture")
+    arguments = ["train-image-tokenizer", tmp_path / "in", "--out", tmp_path / "out", *SMALL.split()]
+    code, _, error = run_main(*arguments, "--skip-bad", 9)
+    assert (code, (tmp_path / "out").exists()) == (1, False)
+    assert "has 0 different pictures that can be decoded; at least 2 are needed; bad rows and files skipped: 1" in error
+    assert "a.png: it is not a picture" in error
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -222,6 +255,7 @@ def test_command_writes_tokenizer_and_reconstructions(tmp_path, run_main):
         (["--steps", "0"], "at least 1"),
         (["--augment", "nan"], "augment is nan"),
         (["--learning-rate", "inf"], "learning_rate is inf"),
+        (["--skip-bad", "-1"], "--skip-bad is -1; it must not be negative"),
     ],
 )
 def test_invalid_settings_are_named_before_anything_is_written(tmp_path, run_main, flags, message):

@@ -23,6 +23,7 @@ def train_image_tokenizer(
     learning_rate: float = 1e-3,
     augment: float = 0.5,
     seed: Integer = 0,
+    skip_bad: Integer = 0,
     device: Device = "auto",
 ) -> None:
     """Train an image tokenizer, which turns pictures into a few tokens and back (extra multimodal).
@@ -53,6 +54,8 @@ def train_image_tokenizer(
         How strongly pictures are moved and recolored while training, from 0 to 2.
     seed:
         Seed of the weights, the batches and the augmentation.
+    skip_bad:
+        Number of pictures in a folder that cannot be decoded and are skipped and counted; one more is an error.
     """
     from glassgpt.data.files import require_creatable
     from glassgpt.errors import require_extra
@@ -63,6 +66,8 @@ def train_image_tokenizer(
     training = ImageTokenizerTraining(steps, batch_size, learning_rate, augment, seed)
     if problems := [*config.problems(), *training.problems()]:
         raise ConfigError(problems)
+    if skip_bad < 0:
+        raise UsageError(f"--skip-bad is {skip_bad}; it must not be negative")
     require_folder(pictures)
     require_creatable(out)
     require_extra("PIL", "multimodal", "decoding pictures and sound")
@@ -70,7 +75,7 @@ def train_image_tokenizer(
     from glassgpt.device import pick_device
     from glassgpt.multimodal.image_tokenizer_show import PICTURE_FILE, train_and_show
 
-    train_and_show(pictures, out, config, training, pick_device(device))
+    train_and_show(pictures, out, config, training, pick_device(device), skip_bad)
     console.info(f"wrote the image tokenizer {out}; compare pictures and reconstructions: {out / PICTURE_FILE}")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from glassgpt.errors import DataError, WrongDataError
 
+SHOWN_BAD_ROWS = 3
+
 
 class BadRows:
     """Counts the rows that were skipped; a row that is read again counts once.
@@ -31,6 +33,11 @@ class BadRows:
     def problems(self) -> list[str]:
         """The problem with each row that was skipped."""
         return list(self._skipped.values())
+
+    def note(self) -> str:
+        """Return a note of how many rows and files were skipped, with the first problems."""
+        shown = "".join(f"\n  {problem}" for problem in self.problems[:SHOWN_BAD_ROWS])
+        return f"bad rows and files skipped: {len(self):,}, such as:{shown}"
 
     def skip(self, origin: str, error: DataError) -> None:
         """Skip a row.

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from glassgpt import console
+from glassgpt.data.bad_rows import BadRows
 from glassgpt.data.staging import staged_folder
 from glassgpt.multimodal.image_tokenizer import CONFIG_FILE, ImageTokenizer
 from glassgpt.multimodal.image_tokenizer_config import ImageTokenizerConfig, ImageTokenizerTraining
@@ -23,15 +24,31 @@ SMALLEST_TILE = 64
 
 
 def train_and_show(
-    source: Path, out: Path, config: ImageTokenizerConfig, training: ImageTokenizerTraining, device: torch.device
+    source: Path,
+    out: Path,
+    config: ImageTokenizerConfig,
+    training: ImageTokenizerTraining,
+    device: torch.device,
+    skip_bad: int = 0,
 ) -> ImageTokenizer:
     """Train an image tokenizer, write it to `out`, and print its figures.
+
+    Args:
+        source: see `read_pictures`.
+        out: folder to create.
+        config: shape of the tokenizer.
+        training: its settings.
+        device: where to train.
+        skip_bad: number of files that may be skipped because they cannot be decoded.
 
     Raises:
         GlassGPTError: see `read_pictures`, `train_image_tokenizer`, `measure` and `staged_folder`.
     """
     with staged_folder(out, force=False, what="image tokenizer", marker=CONFIG_FILE) as (staging, _):
-        pictures = read_pictures(source, config.image_size)
+        bad_files = BadRows(skip_bad)
+        pictures = read_pictures(source, config.image_size, bad_files)
+        if bad_files.first:
+            console.info(bad_files.note())
         with console.progress("training", training.steps, unit="steps") as meter:
 
             def on_step(step: int, loss: float | None) -> None:

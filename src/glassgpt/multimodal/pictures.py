@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from glassgpt.data.bad_rows import BadRows
 from glassgpt.data.shards import SPLITS, Split
 from glassgpt.data.walk import leads_out, walk
 from glassgpt.errors import DataError, WrongDataError
@@ -41,7 +42,7 @@ def require_folder(source: Path) -> None:
         raise WrongDataError(f"{source} is not a folder; give a folder of pictures, or a dataset with pictures")
 
 
-def read_pictures(source: Path, size: int) -> Pictures:
+def read_pictures(source: Path, size: int, bad_files: BadRows) -> Pictures:
     """Return the pictures of a folder, or of a dataset with its own division, without those that occur twice.
 
     Those of a folder are divided by their content, so that the division does not depend on names and order.
@@ -49,20 +50,26 @@ def read_pictures(source: Path, size: int) -> Pictures:
     Args:
         source: folder, which is searched with its subfolders, or dataset of `prepare --format multimodal`.
         size: width and height that they get.
+        bad_files: receives the files of a folder that cannot be decoded.
 
     Raises:
         WrongDataError: the source is not a folder, or has fewer than two different pictures.
-        DataError: a picture cannot be decoded, or they do not fit into memory.
+        DataError: too many pictures cannot be decoded, so that too few are left, or they do not fit into memory.
     """
     require_folder(source)
-    found = _of_dataset(source, size) if is_multimodal(source) else {"train": _of_folder(source, size)}
+    found = _of_dataset(source, size) if is_multimodal(source) else {"train": _of_folder(source, size, bad_files)}
     train, held = (_different(found.get(name, iter(()))) for name in SPLITS)
     if not held:
         order = sorted(train)
         held = {digest: train[digest] for digest in order[: -(-len(order) // HELD_OUT)]}
     train = {digest: picture for digest, picture in train.items() if digest not in held}
     if not train or not held:
-        raise WrongDataError(f"{source} has {len(train) + len(held)} different pictures; at least 2 are needed")
+        count = len(train) + len(held)
+        if bad_files.first:
+            raise DataError(
+                f"{source} has {count} different pictures that can be decoded; at least 2 are needed; {bad_files.note()}"
+            )
+        raise WrongDataError(f"{source} has {count} different pictures; at least 2 are needed")
     return Pictures(np.stack(list(train.values())), np.stack(list(held.values())))
 
 
@@ -81,7 +88,7 @@ def _different(pictures: Iterator[NDArray[np.uint8]]) -> dict[bytes, NDArray[np.
     return different
 
 
-def _of_folder(folder: Path, size: int) -> Iterator[NDArray[np.uint8]]:
+def _of_folder(folder: Path, size: int, bad_files: BadRows) -> Iterator[NDArray[np.uint8]]:
     options = DecodeOptions(Geometry(size, size, 16_000, 160, 4))
     for path, is_hidden in walk(folder, follow_links=False):
         if is_hidden or modality_of(path) != "image" or (path.is_symlink() and leads_out(path, folder)):
@@ -89,7 +96,7 @@ def _of_folder(folder: Path, size: int) -> Iterator[NDArray[np.uint8]]:
         try:
             yield load_medium(MediaSource("image", path), options).data
         except DataError as error:
-            raise DataError(f"{path}: {error}") from error
+            bad_files.skip(str(path), DataError(f"{path}: {error}"))
 
 
 def _of_dataset(folder: Path, size: int) -> dict[Split, Iterator[NDArray[np.uint8]]]:

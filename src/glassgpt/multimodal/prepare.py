@@ -31,7 +31,6 @@ from glassgpt.multimodal.samples import write_samples
 from glassgpt.multimodal.sources import SourceDocument, SourceTurn, read_row_file
 from glassgpt.multimodal.writing import WriteOptions, write_dataset
 
-SHOWN_BAD_ROWS = 3
 EXTRA = "multimodal"
 
 
@@ -207,8 +206,7 @@ def report_reading(reader: DocumentReader, division: Division) -> None:
     """Tell the observer what a user may want to know of the sources."""
     observer, bad_rows = reader.observer, reader.bad_rows
     if bad_rows.first:
-        shown = "".join(f"\n  {problem}" for problem in bad_rows.problems[:SHOWN_BAD_ROWS])
-        observer.on_note(f"bad rows and files skipped: {len(bad_rows):,}, such as:{shown}")
+        observer.on_note(bad_rows.note())
     if reader.unread:
         observer.on_note(f"keys of rows that are not read: {', '.join(sorted(reader.unread))}")
     for text in reader.remarks.texts():

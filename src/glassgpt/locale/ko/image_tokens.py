@@ -20,6 +20,7 @@ MESSAGES = {
     "the tokenizer reconstructs nothing: {} dB, and the mean picture {} dB; train it longer (--steps), or with another --learning-rate": "토크나이저가 아무것도 복원하지 못합니다: {0} dB, 평균 그림은 {1} dB. 더 오래(--steps) 학습하거나 --learning-rate를 바꾸세요",
     "{} is not a folder; give a folder of pictures, or a dataset with pictures": "{0}은(는) 폴더가 아닙니다. 그림이 든 폴더나 그림이 있는 데이터셋을 지정하세요",
     "{} has {} different pictures; at least 2 are needed": "{0}에 서로 다른 그림이 {1}장 있습니다. 2장 이상이어야 합니다",
+    "{} has {} different pictures that can be decoded; at least 2 are needed; {}": "{0}에 디코딩할 수 있는 서로 다른 그림이 {1}장 있습니다. 2장 이상이어야 합니다. {2:t}",
     "the pictures take more than {} GB of memory; give fewer, or make them smaller": "그림이 메모리를 {0} GB보다 많이 차지합니다. 수를 줄이거나 더 작게 하세요",
 }
 HELP = {
@@ -34,5 +35,6 @@ HELP = {
     "Pictures per step.": "스텝당 그림 수.",
     "Peak of the learning rate.": "학습률의 최댓값.",
     "How strongly pictures are moved and recolored while training, from 0 to 2.": "학습할 때 그림을 움직이고 색을 바꾸는 정도. 0에서 2까지.",
+    "Number of pictures in a folder that cannot be decoded and are skipped and counted; one more is an error.": "폴더에서 디코딩할 수 없어 건너뛰고 셀 그림의 수. 이보다 많으면 오류입니다.",
     "Seed of the weights, the batches and the augmentation.": "가중치, 배치, 증강의 시드.",
 }
