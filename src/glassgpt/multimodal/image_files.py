@@ -27,6 +27,8 @@ PILLOW_PIXELS = 89_478_485
 """Pixels above which Pillow itself suspects a decompression bomb."""
 DRAFT_SCALE = 2
 """Times the wanted size at which a large JPEG is decoded at least: a photo of 12 megapixels in a tenth of the time."""
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
+"""Tags of a TIFF, and a value of the second."""
 WHITE = (255, 255, 255)
 Fit = Literal["pad", "stretch", "crop"]
 """Ways to make a picture square: with white beside it, by changing its proportions, or by cutting its longer sides."""
@@ -35,8 +37,8 @@ Fit = Literal["pad", "stretch", "crop"]
 def decode_image(raw: bytes, size: int, fit: Fit = "pad", max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Return a picture as RGB, (size, size, 3).
 
-    Of an animation it is the first frame. Transparent parts are white, the orientation in EXIF is applied, and 16 bits per
-    channel become 8.
+    Of an animation it is the first frame. Transparent parts are white, the orientation in EXIF is applied, and 12 or 16 bits
+    per channel become 8.
 
     Args:
         raw: content of the file.
@@ -98,23 +100,31 @@ def _rgb(image: Image) -> Image:
     from PIL import Image, ImageOps
 
     has_16_bits = image.mode.startswith("I;16") or (image.format, image.mode) == ("PPM", "I")  # so Pillow reads a PGM
+    black, white = _black_and_white(image)
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") and not has_16_bits:
         raise DataError("it has 32 bits per channel, whose range is unknown; save it with 8 or 16 bits")
     if has_16_bits:
-        image = _with_8_bits(image)
+        image = _with_8_bits(image, black, white)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (*WHITE, 255)), image)
     return image.convert("RGB")
 
 
-def _with_8_bits(image: Image) -> Image:
+def _black_and_white(image: Image) -> tuple[int, int]:
+    """Return the values of black and white in a gray picture of 16 bits; a TIFF may have 12 of them, and 0 as white."""
+    tags = getattr(image, "tag_v2", {})
+    highest = (1 << tags.get(BITS_PER_SAMPLE, (16,))[0]) - 1
+    return (highest, 0) if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else (0, highest)
+
+
+def _with_8_bits(image: Image, black: int, white: int) -> Image:
     """Return a gray picture of 16 bits with 8; Pillow would cut all values at 255, and forget which one is transparent."""
     from PIL import Image
 
     values, transparent = np.asarray(image), image.info.get("transparency")
-    gray = Image.fromarray(np.round(values / 257).astype(np.uint8))
+    gray = Image.fromarray(np.round((values - float(black)) / ((white - black) / 255)).astype(np.uint8))
     if isinstance(transparent, int):
         gray.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
     return gray
