@@ -38,7 +38,7 @@ class ModelConfig(Windows, CustomParts):
         n_kv_head: key/value heads, each shared by n_head / n_kv_head query heads; 0 means n_head. Not for GPT-2.
         n_embd: width of the residual stream.
         dropout: probability of dropping an activation in training, in [0, 1).
-        token_dropout: probability of hiding an input token in training, in [0, 1): its whole vector becomes zero.
+        token_dropout: probability of hiding an input token in training, in [0, 1): a fixed vector takes its place.
         init_std: standard deviation of the initial weights; OpenAI's 0.02 suits widths near 768, narrower models
             learn faster with a larger value.
         bias: whether linear layers and norms have biases, as OpenAI's do; must be false for modern, and for llama

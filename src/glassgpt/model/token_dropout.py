@@ -7,10 +7,12 @@ from torch import Tensor, nn
 
 
 class TokenDropout(nn.Module):
-    """Hides input tokens in training: the whole vector of a position becomes zero (Dai and Le 2015; Bowman et al. 2016).
+    """Hides input tokens in training (Dai and Le 2015; Bowman et al. 2016): a fixed vector takes the place of theirs.
 
-    A text that is read many times is memorized less, since the same tokens are never followed by the same ones twice.
-    What is left is not scaled up, so that it is as long as it is without dropout.
+    A text that is read many times is memorized less, since the same tokens are never followed by the same ones twice. The
+    vector is as long as the others on average, and its elements alternate in sign, so that LayerNorm does not make it zero.
+    A zero vector would stay zero in all blocks at the first position, which attends to nothing else, and each norm would
+    multiply the gradient by up to 1 / sqrt(eps), until it overflows.
 
     Args:
         p: probability of hiding a token.
@@ -29,4 +31,7 @@ class TokenDropout(nn.Module):
         """Hide some of the positions, (B, T, C) -> (B, T, C)."""
         if not self.training or not self.is_random:
             return x
-        return x * (torch.rand(x.shape[:2], device=x.device) >= self.p)[..., None]
+        is_hidden = torch.rand(x.shape[:2], device=x.device) < self.p
+        root_mean_square = x.detach().float().square().mean().sqrt()
+        signs = 1 - 2 * (torch.arange(x.size(-1), device=x.device) % 2)
+        return torch.where(is_hidden[..., None], (root_mean_square * signs).to(x.dtype), x)
