@@ -23,8 +23,8 @@ from glassgpt.model.transformer import LanguageModel
 
 DEFAULT_SLOTS = 64
 """Sequences that are decoded at once by default."""
-MAX_PREFILL_TOKENS = 8192
-"""Prompt tokens, padding included, that a GPU processes together."""
+MAX_PREFILL_TOKENS, MAX_PREFILLS = 8192, 4
+"""Prompt tokens, padding included, that a GPU processes together, and how often between two launches of decoding steps."""
 
 
 class Engine:
@@ -59,8 +59,12 @@ class Engine:
             raise GenerationError(f"slots is {slots} and capacity is {self._capacity}; both must be at least 1")
         built = build_decoder(decoder, model, tokenizer.vocab_size, slots, self._capacity)
         # On a CPU, padding short prompts costs as much as processing them one by one.
-        together = 1 if next(model.parameters()).device.type == "cpu" else MAX_PREFILL_TOKENS
-        self._scheduler = ShrinkingScheduler(model, built, max_prefill_tokens=max_prefill_tokens or together)
+        together, prefills = (
+            (1, 1) if next(model.parameters()).device.type == "cpu" else (MAX_PREFILL_TOKENS, MAX_PREFILLS)
+        )
+        self._scheduler = ShrinkingScheduler(
+            model, built, max_prefill_tokens=max_prefill_tokens or together, max_prefills=prefills
+        )
         self._outputs: dict[SequenceState, OutputStream] = {}
         self._ids = itertools.count()
 

@@ -1,7 +1,8 @@
 """Continuous batching: a sequence that ends makes space for a waiting one (Yu et al. 2022).
 
 Prompts are prefilled between decoding steps, a chunk at a time, so that a long prompt does not hold up the sequences
-that are being decoded. Sequences with the same prompt share its prefill.
+that are being decoded. Where several prompts wait, decoding waits for some of them: a step takes as long for one
+sequence as for several. Sequences with the same prompt share its prefill.
 """
 
 from __future__ import annotations
@@ -37,11 +38,14 @@ class Scheduler:
         model: in evaluation mode.
         decoder: generates the tokens.
         max_prefill_tokens: prompts are prefilled together up to this many tokens, padding included.
+        max_prefills: most prefills between two decoding steps.
     """
 
-    def __init__(self, model: LanguageModel, decoder: Decoder, *, max_prefill_tokens: int = 1) -> None:
+    def __init__(
+        self, model: LanguageModel, decoder: Decoder, *, max_prefill_tokens: int = 1, max_prefills: int = 1
+    ) -> None:
         self._model, self._decoder = model, decoder
-        self._max_prefill_tokens = max_prefill_tokens
+        self._max_prefill_tokens, self._max_prefills = max_prefill_tokens, max_prefills
         self._max_active = decoder.slots
         self._waiting: deque[SequenceState] = deque()
         self._prefilling: PrefillBatch | None = None
@@ -80,15 +84,18 @@ class Scheduler:
         return self._decoder.decode(self._active) if self._active else ()
 
     def _admit(self) -> None:
-        """Start a prefill, continue it, or move prefilled sequences into free slots."""
-        free = self._max_active - len(self._active)
-        if self._prefilling is None and self._waiting and free:
-            self._prefilling = self._start_prefill(free)
-        if self._prefilling is not None:
+        """Prefill waiting sequences and move them into free slots, up to the first chunk that does not end its prompt."""
+        for _ in range(self._max_prefills):
+            free = self._max_active - len(self._active)
+            if self._prefilling is None and self._waiting and free:
+                self._prefilling = self._start_prefill(free)
+            if self._prefilling is None:
+                return
             prefill = self._prefilling.prefill
-            if prefill is None or prefill.step():
-                self._activate(self._prefilling)
-                self._prefilling = None
+            if prefill is not None and not prefill.step():
+                return
+            self._activate(self._prefilling)
+            self._prefilling = None
 
     def _start_prefill(self, free: int) -> PrefillBatch:
         """Take as many waiting sequences as there are free slots and as fit into one prefill."""

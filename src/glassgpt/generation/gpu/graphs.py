@@ -118,6 +118,7 @@ class GraphDecoder:
 
     def prefill(self, prompts: Sequence[Sequence[int]], adapters: Sequence[str]) -> Prefill:
         """See `Decoder`."""
+        self._copy_inserted()  # so that the memory of an earlier prefill is free
         return self._prompts.prefill(prompts)
 
     def insert(self, slot: int, sequence: SequenceState, source: KVCache, source_slot: int) -> None:

@@ -1,0 +1,95 @@
+"""The order of prefills and decoding steps; what they compute is the subject of the decoders' tests."""
+
+import pytest
+import torch
+from decoded_sequences import numbers, random_model
+
+from glassgpt.generation.engine import decoding
+from glassgpt.generation.engine.decoding import StepwiseDecoder
+from glassgpt.generation.engine.scheduler import Scheduler
+from glassgpt.generation.gpu.graphs import GraphDecoder
+from glassgpt.model.config import ModelConfig
+
+V = 13
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model(ModelConfig(vocab_size=V, context_length=24, n_layer=2, n_head=2, n_embd=8))
+
+
+class Recorder(StepwiseDecoder):
+    """Records the prompts of each prefill, and the number of sequences of each decoding step."""
+
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.events = []
+
+    def prefill(self, prompts, adapters):
+        self.events.append(("prefill", *map(len, prompts)))
+        return super().prefill(prompts, adapters)
+
+    def decode(self, sequences):
+        self.events.append(("decode", len(sequences)))
+        return super().decode(sequences)
+
+
+@torch.inference_mode()
+def run(model, sequences, slots=8, decoder=Recorder, **limits):
+    made = decoder(model, V, slots, 24)
+    scheduler = Scheduler(model, made, **limits)
+    for sequence in sequences:
+        scheduler.add(sequence)
+    while not scheduler.is_idle:
+        for sequence, _ in scheduler.step():
+            if sequence.is_full:
+                scheduler.finish(sequence)
+    return made, [sequence.output_ids for sequence in sequences]
+
+
+def waiting(count, limit=3, n_tokens=4):
+    return [numbers(V, [number, *[1] * (n_tokens - 1)], limit=limit) for number in range(count)]
+
+
+def test_waiting_prompts_are_prefilled_before_the_next_decoding_step_up_to_a_limit(model):
+    made, _ = run(model, waiting(5), max_prefills=3)
+    assert made.events[:6] == [*[("prefill", 3)] * 3, ("decode", 3), *[("prefill", 3)] * 2]
+    assert made.events[6:] == [("decode", 5), ("decode", 5), ("decode", 2)]
+
+
+def test_one_prefill_between_decoding_steps_is_the_default(model):
+    made, _ = run(model, waiting(3))
+    assert made.events[:5] == [("prefill", 3), ("decode", 1), ("prefill", 3), ("decode", 2), ("prefill", 3)]
+
+
+def test_a_full_decoder_prefills_when_a_slot_is_free(model):
+    made, _ = run(model, waiting(3, limit=2), slots=2, max_prefills=4)
+    assert made.events == [*[("prefill", 3)] * 2, *[("decode", 2)] * 2, ("prefill", 3), *[("decode", 1)] * 2]
+
+
+def test_decoding_continues_between_the_chunks_of_a_long_prompt(model, monkeypatch):
+    monkeypatch.setattr(decoding, "PREFILL_CHUNK", 4)
+    sequences = [*waiting(1), *waiting(1, n_tokens=14), *waiting(1)]
+    made, _ = run(model, sequences, max_prefills=9)
+    chunks = ["decode"] * 3  # 13 tokens before the last one are four chunks
+    assert [name for name, *_ in made.events] == [
+        "prefill",
+        "prefill",
+        *chunks,
+        "prefill",
+        "decode",
+        "decode",
+        "decode",
+    ]
+
+
+@pytest.mark.parametrize("decoder", [StepwiseDecoder, GraphDecoder])
+@pytest.mark.parametrize("limits", [{"max_prefills": 4}, {"max_prefill_tokens": 9, "max_prefills": 2}])
+def test_texts_do_not_depend_on_the_number_of_prefills(model, decoder, limits):
+    pytest.importorskip("triton", reason="Triton is for Linux")
+
+    def sequences():
+        return [numbers(V, [n + 1] * (n % 4 + 1), limit=n % 3 + 3) for n in range(9)]
+
+    expected = run(model, sequences(), slots=4, decoder=StepwiseDecoder)[1]
+    assert run(model, sequences(), slots=4, decoder=decoder, **limits)[1] == expected
