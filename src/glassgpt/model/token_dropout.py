@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class TokenDropout(nn.Module):
-    """Hides input tokens in training (Dai and Le 2015; Bowman et al. 2016): a fixed vector takes the place of theirs.
+    """Hides input tokens in training (Iyyer et al. 2015; Bowman et al. 2016): a fixed vector takes the place of theirs.
 
     A text that is read many times is memorized less, since the same tokens are never followed by the same ones twice. The
     vector is as long as the others on average, and its elements alternate in sign, so that LayerNorm does not make it zero.
