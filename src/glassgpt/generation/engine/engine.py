@@ -59,12 +59,9 @@ class Engine:
             raise GenerationError(f"slots is {slots} and capacity is {self._capacity}; both must be at least 1")
         built = build_decoder(decoder, model, tokenizer.vocab_size, slots, self._capacity)
         # On a CPU, padding short prompts costs as much as processing them one by one.
-        together, prefills = (
-            (1, 1) if next(model.parameters()).device.type == "cpu" else (MAX_PREFILL_TOKENS, MAX_PREFILLS)
-        )
-        self._scheduler = ShrinkingScheduler(
-            model, built, max_prefill_tokens=max_prefill_tokens or together, max_prefills=prefills
-        )
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        together, prefills = (1, 1) if on_cpu else (MAX_PREFILL_TOKENS, MAX_PREFILLS)
+        self._scheduler = ShrinkingScheduler(model, built, max_prefill_tokens or together, prefills)
         self._outputs: dict[SequenceState, OutputStream] = {}
         self._ids = itertools.count()
 

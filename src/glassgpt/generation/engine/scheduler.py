@@ -42,7 +42,7 @@ class Scheduler:
     """
 
     def __init__(
-        self, model: LanguageModel, decoder: Decoder, *, max_prefill_tokens: int = 1, max_prefills: int = 1
+        self, model: LanguageModel, decoder: Decoder, max_prefill_tokens: int = 1, max_prefills: int = 1
     ) -> None:
         self._model, self._decoder = model, decoder
         self._max_prefill_tokens, self._max_prefills = max_prefill_tokens, max_prefills
