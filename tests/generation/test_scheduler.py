@@ -1,11 +1,14 @@
 """The order of prefills and decoding steps; what they compute is the subject of the decoders' tests."""
 
+import weakref
+
 import pytest
 import torch
 from decoded_sequences import numbers, random_model
 
 from glassgpt.generation.engine import decoding
 from glassgpt.generation.engine.decoding import StepwiseDecoder
+from glassgpt.generation.engine.memory import ShrinkingScheduler
 from glassgpt.generation.engine.scheduler import Scheduler
 from glassgpt.generation.gpu.graphs import GraphDecoder
 from glassgpt.model.config import ModelConfig
@@ -35,9 +38,9 @@ class Recorder(StepwiseDecoder):
 
 
 @torch.inference_mode()
-def run(model, sequences, slots=8, decoder=Recorder, **limits):
+def run(model, sequences, slots=8, decoder=Recorder, scheduler=Scheduler, **limits):
     made = decoder(model, V, slots, 24)
-    scheduler = Scheduler(model, made, **limits)
+    scheduler = scheduler(model, made, **limits)
     for sequence in sequences:
         scheduler.add(sequence)
     while not scheduler.is_idle:
@@ -93,3 +96,41 @@ def test_texts_do_not_depend_on_the_number_of_prefills(model, decoder, limits):
 
     expected = run(model, sequences(), slots=4, decoder=StepwiseDecoder)[1]
     assert run(model, sequences(), slots=4, decoder=decoder, **limits)[1] == expected
+
+
+def test_memory_of_a_prefill_is_free_when_the_next_one_starts(model):
+    pytest.importorskip("triton", reason="Triton is for Linux")
+
+    class Watcher(GraphDecoder):
+        def __init__(self, *given):
+            super().__init__(*given)
+            self.caches, self.n_alive = [], []
+
+        def prefill(self, prompts, adapters):
+            prefill = super().prefill(prompts, adapters)
+            self.n_alive.append(sum(cache() is not None for cache in self.caches))
+            self.caches.append(weakref.ref(prefill.cache))
+            return prefill
+
+    made, _ = run(model, waiting(4), decoder=Watcher, max_prefills=4)
+    assert made.n_alive == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("method", "call"), [("prefill", 2), ("insert", 4)])
+def test_out_of_memory_in_a_prefill_loses_and_repeats_no_sequence(model, method, call):
+    calls = []
+
+    class Failing(StepwiseDecoder):
+        pass
+
+    def fails_once(self, *given):
+        calls.append(given)
+        if len(calls) == call:
+            raise torch.OutOfMemoryError("simulated")
+        return getattr(StepwiseDecoder, method)(self, *given)
+
+    setattr(Failing, method, fails_once)
+    expected = run(model, waiting(6), slots=4, max_prefill_tokens=8, max_prefills=2)[1]
+    limits = {"max_prefill_tokens": 8, "max_prefills": 2, "scheduler": ShrinkingScheduler}
+    assert run(model, waiting(6), slots=4, decoder=Failing, **limits)[1] == expected
+    assert len(calls) > call

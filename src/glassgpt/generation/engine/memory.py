@@ -50,7 +50,9 @@ class ShrinkingScheduler(Scheduler):
         return results
 
     def _shrink(self) -> None:
-        prefilling = [s for group in self._prefilling.groups for s in group] if self._prefilling else []
+        groups = self._prefilling.groups if self._prefilling else []
+        # Some are active if memory ran out while they were moved into their slots.
+        prefilling = [sequence for group in groups for sequence in group if sequence not in self._active]
         count = len(self._active) + len(prefilling)
         if count <= 1:
             raise _out_of_memory()

@@ -8,8 +8,9 @@ sequence as for several. Sequences with the same prompt share its prefill.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -18,17 +19,26 @@ from glassgpt.generation.engine.sequence import SequenceState
 from glassgpt.model.transformer import LanguageModel
 
 
-@dataclass(frozen=True)
+@dataclass
 class PrefillBatch:
     """A batch of prompts that are prefilled together.
 
     Attributes:
-        prefill: None if there is nothing to process because every prompt is a single token.
         groups: for each prompt, the sequences that start from it.
+        start: starts the prefill; None if there is nothing to process because every prompt is a single token.
+        prefill: None before it is started.
     """
 
-    prefill: Prefill | None
     groups: list[list[SequenceState]]
+    start: Callable[[], Prefill] | None
+    prefill: Prefill | None = None
+
+    def step(self) -> bool:
+        """Process the next part; return True if nothing is left."""
+        if self.start is None:
+            return True
+        self.prefill = self.prefill or self.start()
+        return self.prefill.step()
 
 
 class Scheduler:
@@ -88,16 +98,13 @@ class Scheduler:
         for _ in range(self._max_prefills):
             free = self._max_active - len(self._active)
             if self._prefilling is None and self._waiting and free:
-                self._prefilling = self._start_prefill(free)
-            if self._prefilling is None:
-                return
-            prefill = self._prefilling.prefill
-            if prefill is not None and not prefill.step():
+                self._prefilling = self._next_batch(free)
+            if self._prefilling is None or not self._prefilling.step():
                 return
             self._activate(self._prefilling)
             self._prefilling = None
 
-    def _start_prefill(self, free: int) -> PrefillBatch:
+    def _next_batch(self, free: int) -> PrefillBatch:
         """Take as many waiting sequences as there are free slots and as fit into one prefill."""
         groups: dict[tuple[str, tuple[int, ...]], list[SequenceState]] = {}  # by adapter and prompt
         longest = 0
@@ -111,10 +118,10 @@ class Scheduler:
             free -= 1
         # A prompt's last token is left to the first decoding step, so that all decoding steps are alike.
         if longest == 1:
-            return PrefillBatch(None, list(groups.values()))
+            return PrefillBatch(list(groups.values()), None)
         # A prompt of one token has nothing to prefill: it is processed as padding, and none of it is used.
         prompts, adapters = [prompt[:-1] or prompt for _, prompt in groups], [adapter for adapter, _ in groups]
-        return PrefillBatch(self._decoder.prefill(prompts, adapters), list(groups.values()))
+        return PrefillBatch(list(groups.values()), partial(self._decoder.prefill, prompts, adapters))
 
     def _activate(self, batch: PrefillBatch) -> None:
         cache = batch.prefill.cache if batch.prefill else self._model.new_cache(len(batch.groups), 1)
