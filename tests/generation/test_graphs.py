@@ -443,6 +443,22 @@ def test_long_prompts_share_one_lane(prompts_on_a_gpu, monkeypatch):
     assert [lane._memory.size(1) // made._lanes[1]._memory.size(1) for lane in made._lanes[1:]] == [1, 1, 1]
 
 
+@torch.inference_mode()
+def test_lanes_are_waited_for_if_one_runs_out_of_memory(prompts_on_a_gpu, monkeypatch):
+    made, _ = prompts_on_a_gpu
+    ended = []
+    monkeypatch.setattr(prompt_graphs.Lane, "end", lambda lane: ended.append(lane))
+
+    def store(number, cache):
+        if number == 1:
+            raise torch.OutOfMemoryError("simulated")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        made.process([((4, 8), [[1] * 8])] * 3, store)
+    assert ended == made._lanes
+    assert len(ended) == 3
+
+
 def test_shape_of_a_prompt_depends_on_its_length_only(model):
     made = prompt_graphs.PromptGraphs(model)
     made._model = SimpleNamespace(config=dataclasses.replace(model.config, context_length=1024))

@@ -83,11 +83,13 @@ class PromptGraphs:
         used = list(dict.fromkeys(lanes))
         for lane in used:
             lane.begin()
-        for number, (lane, (shape, prompts)) in enumerate(zip(lanes, batches, strict=True)):
-            with lane.running():
-                store(number, lane.process(shape, prompts, is_new=self._is_new(shape)))
-        for lane in used:
-            lane.end()
+        try:
+            for number, (lane, (shape, prompts)) in enumerate(zip(lanes, batches, strict=True)):
+                with lane.running():
+                    store(number, lane.process(shape, prompts, is_new=self._is_new(shape)))
+        finally:  # also if memory ran out in one: the memory that others write to will be freed and used again
+            for lane in used:
+                lane.end()
 
     def _assign(self, shapes: Sequence[Shape]) -> list[Lane]:
         """Return the lane of each batch: one with the fewest batches, if possible one that has a graph of the shape."""
