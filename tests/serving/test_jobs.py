@@ -16,6 +16,8 @@ import pytest
 import torch
 
 from glassgpt.data import load_tokenizer
+from glassgpt.generation.engine.engine import MAX_PREFILL_TOKENS
+from glassgpt.generation.gpu.prompt_graphs import LANE_TOKENS, LANES, PromptGraphs
 from glassgpt.generation.gpu.shapes import BATCH_SIZES
 from glassgpt.openmp import in_short_thread
 from glassgpt.serving import engine_thread, jobs, run
@@ -254,13 +256,22 @@ def test_the_warm_up_covers_the_batch_sizes_and_prompt_lengths_of_all_graphs_on_
     assert len(penalized) == 4
     assert {len(prompts) for prompts, _, logprobs in requests if logprobs} == set(BATCH_SIZES)
     lengths = {len(prompt) for prompts, *_ in requests for prompt in prompts}
-    assert lengths == {1, 9, 17, 25, 33, 49, 65, 97}  # of 8 to 96 tokens and the next
+    assert lengths == {1, 8, 16, 24, 32, 48, 64, 96, 128}
+    lengths = {len(prompt) for prompts, *_ in warm_up_requests(_model("cuda", 100), 64) for prompt in prompts}
+    assert lengths == {1, 8, 16, 24, 32, 48, 64, 96, 100}  # the model's context, too
 
 
 def test_the_warm_up_prefills_in_all_lanes():
-    prompts = {len(prompts[0]): prompts for prompts, *_ in warm_up_requests(_model("cuda", 8192), 64)}
-    assert [len(prompts[n]) for n in (9, 65, 513, 1793, 2049, 4097)] == [64, 28, 4, 4, 1, 1]
-    assert len(set(map(tuple, prompts[65]))) == 28  # equal prompts would be prefilled once
+    graphs = PromptGraphs(_model("cuda", 8192))
+    for prompts, options, _ in warm_up_requests(_model("cuda", 8192), 999):
+        if options.max_tokens > 1 or len(prompts[0]) == 1:
+            continue
+        count, length = graphs.shape_of(len(prompts[0]) - 1)
+        assert length == len(prompts[0])
+        assert len(prompts) == count * (LANES if count * length <= LANE_TOKENS else 1)
+        assert len(set(map(tuple, prompts))) == len(prompts)  # equal prompts would be prefilled once
+        assert len(prompts) * length <= MAX_PREFILL_TOKENS  # in one prefill
+    assert max(len(prompts) for prompts, *_ in warm_up_requests(_model("cuda", 8192), 64)) == 64
 
 
 def test_the_warm_up_on_a_cpu_covers_one_sequence_and_all_slots():

@@ -41,16 +41,19 @@ def warm_up_requests(model: LanguageModel, slots: int) -> Iterator[WarmUpRequest
         yield [[0]], _options(NEW_TOKENS, repetition_penalty=1.1, **settings), None
     for size in sizes:  # logits that are processed on the host
         yield [[0]] * size, _options(1, temperature=1.0), 1
-    for length in PROMPT_LENGTHS:
-        if length < model.config.context_length:
-            for _ in range(2):  # a graph is captured when a shape occurs for the second time
-                yield _prompts(length + 1, slots, model.config.vocab_size), _options(1, temperature=0.0), None
+    for length in sorted({min(length, model.config.context_length) for length in PROMPT_LENGTHS}):
+        for _ in range(2):  # a graph is captured when a shape occurs for the second time
+            yield _prompts(length, slots, model.config.vocab_size), _options(1, temperature=0.0), None
 
 
-def _prompts(n_tokens: int, slots: int, vocab_size: int) -> list[list[int]]:
-    """Return prompts that occupy every lane, or all slots; equal prompts would be prefilled once."""
-    count = LANES * max(1, MIN_TOKENS // n_tokens) if n_tokens <= LANE_TOKENS else 1
-    return [[number % vocab_size, *[0] * (n_tokens - 1)] for number in range(min(count, slots))]
+def _prompts(length: int, slots: int, vocab_size: int) -> list[list[int]]:
+    """Return prompts of a length that occupy every lane, or all slots; equal prompts would be prefilled once.
+
+    One token less of each is prefilled, so that those of all lanes are together no more than `MAX_PREFILL_TOKENS`.
+    """
+    count = LANES * max(1, MIN_TOKENS // length) if length <= LANE_TOKENS else 1
+    digits = [(number % vocab_size, number // vocab_size % vocab_size) for number in range(min(count, slots))]
+    return [[*pair, *[0] * length][:length] for pair in digits]
 
 
 def _options(max_tokens: int, **settings: float) -> GenerationOptions:
