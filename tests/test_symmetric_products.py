@@ -79,12 +79,13 @@ def test_orthogonalization_by_halves_is_as_exact_as_the_plain_one(symmetric, mon
     assert len(launched) == launches  # two products in each of five iterations, where matrices are of whole tiles
 
 
-@pytest.mark.parametrize(("capability", "has_triton", "kind"), [
-    ((9, 0), True, "HopperMuon"), ((9, 0), False, "CapturedMuon"), ((8, 0), True, "CapturedMuon"),
-    ((10, 0), True, "CapturedMuon"),
+@pytest.mark.parametrize(("capability", "hip", "has_triton", "kind"), [
+    ((9, 0), None, True, "HopperMuon"), ((9, 0), None, False, "CapturedMuon"), ((8, 0), None, True, "CapturedMuon"),
+    ((10, 0), None, True, "CapturedMuon"), ((9, 4), "6.4", True, "CapturedMuon"),
 ])  # fmt: skip
-def test_only_hopper_with_triton_computes_halves(monkeypatch, capability, has_triton, kind):
+def test_only_hopper_with_triton_computes_halves(monkeypatch, capability, hip, has_triton, kind):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
     monkeypatch.setattr(muon_choice, "find_spec", lambda name: SimpleNamespace() if has_triton else None)
     chosen = muon_choice.captured_kind()
     assert chosen.__name__ == kind

@@ -38,7 +38,8 @@ def build_muon(group: dict[str, Any], *, compiled: bool, cpu_bfloat16: bool = Fa
 
 def captured_kind() -> type[CapturedMuon]:
     """Return the class of captured Muon for the current GPU."""
-    if find_spec("triton") is None or torch.cuda.get_device_capability()[0] != HOPPER:
+    is_hopper = torch.cuda.get_device_capability()[0] == HOPPER and not torch.version.hip  # an AMD MI300 reports 9, too
+    if not is_hopper or find_spec("triton") is None:
         return CapturedMuon
     from glassgpt.training.hopper_muon import HopperMuon  # imports Triton, which is for Linux
 
