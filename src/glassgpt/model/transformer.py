@@ -110,9 +110,8 @@ class LanguageModel(nn.Module, ABC):
         else:
             cache.begin(n_tokens)
             positions = cache.positions()
-        x = self.token_dropout(
-            self.embed(tokens, positions)
-        )  # of tokens (B, T), or of vectors (B, T, C) in their place
+        x = self.embed(tokens, positions)  # of tokens (B, T), or of vectors (B, T, C) in their place
+        x = self.token_dropout(x)
         if torch.is_autocast_enabled(x.device.type):
             # Autocast would leave the residual stream in float32, the largest tensor that memory has to move.
             x = x.to(torch.get_autocast_dtype(x.device.type))
