@@ -182,6 +182,13 @@ def test_recipe_divides_the_batch_that_the_user_chose(sequences, micro_batch, tm
     assert sequences % pairs["train.micro_batch_size"] == 0
 
 
+def test_no_token_is_hidden_in_finetuning_although_the_base_run_hid_some(tmp_path):
+    model = ModelConfig(dropout=0.4, token_dropout=0.2)
+    for plan in (Finetuning(tmp_path, model, tmp_path, 9), PreferenceTuning(tmp_path, model, tmp_path, 9)):
+        settings = plan.settings()
+        assert (settings["model.dropout"], settings["model.token_dropout"]) == (0.4, 0.0)
+
+
 def test_recipe_of_preferences_keeps_the_chosen_replies(tmp_path):
     adapter, full = (
         PreferenceTuning(tmp_path, ModelConfig(), tmp_path, 160, full=full).recipe() for full in (False, True)

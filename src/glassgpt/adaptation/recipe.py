@@ -44,6 +44,14 @@ def batch_tokens(train_tokens: int, context_length: int, processes: int = 1) -> 
     return max(1, sequences) * context_length * processes
 
 
+def _model_settings(model: ModelConfig) -> dict[str, Any]:
+    """Return the settings of the model that is fine-tuned, by dotted name, without token dropout.
+
+    A text that is read once or twice is hardly memorized. Preferences compare the model with a reference that sees all tokens.
+    """
+    return {f"model.{item.name}": getattr(model, item.name) for item in fields(model)} | {"model.token_dropout": 0.0}
+
+
 @dataclass(frozen=True)
 class Finetuning:
     """A request to fine-tune a run.
@@ -72,7 +80,7 @@ class Finetuning:
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that do not depend on a preset, by dotted name."""
-        chosen = {f"model.{item.name}": getattr(self.model, item.name) for item in fields(self.model)}
+        chosen = _model_settings(self.model)
         chosen |= {"init_from": str(self.run.absolute()), "data": str(self.data)}
         if self.full:
             chosen["lora.rank"] = 0
@@ -127,7 +135,7 @@ class PreferenceTuning:
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that do not depend on a preset, by dotted name."""
-        chosen = {f"model.{item.name}": getattr(self.model, item.name) for item in fields(self.model)}
+        chosen = _model_settings(self.model)
         chosen |= {"init_from": str(self.run.absolute()), "preference.data": str(self.data)}
         chosen["train.compile"] = "off"  # pairs have many lengths, and each would be compiled
         if self.full:

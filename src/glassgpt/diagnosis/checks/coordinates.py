@@ -75,7 +75,7 @@ def shapes_over_width(model: ModelConfig, sequences: int, free_bytes: int | None
     shapes: list[ModelConfig] = []
     for times, divisor in ratios:
         scaled = {name: size * times // divisor for name, size in sizes.items()}
-        shape = replace(model, n_layer=min(model.n_layer, LAYERS), dropout=0.0, **scaled)
+        shape = replace(model, n_layer=min(model.n_layer, LAYERS), dropout=0.0, token_dropout=0.0, **scaled)
         fits = free_bytes is None or training_memory(shape, sequences).total < USABLE * free_bytes
         if fits and not shape.problems():
             shapes.append(shape)
