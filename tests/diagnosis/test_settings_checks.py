@@ -96,9 +96,12 @@ def test_unusual_adamw_settings_are_reported(changes, expected):
 
 
 @pytest.mark.parametrize(("dropout", "expected"), [(0.0, []), (0.5, []), (0.9, ["GG-CFG-009"])])
-def test_excessive_dropout_is_reported(dropout, expected):
+@pytest.mark.parametrize("name", ["dropout", "token_dropout"])
+def test_excessive_dropout_is_reported(name, dropout, expected):
     model, _ = preset_configs("nano")
-    assert codes(settings_checks.check_dropout(dataclasses.replace(model, dropout=dropout))) == expected
+    found = settings_checks.check_dropout(dataclasses.replace(model, **{name: dropout}))
+    assert codes(found) == expected
+    assert all(finding.evidence == {"setting": f"model.{name}", "dropout": dropout} for finding in found.findings)
 
 
 def test_too_little_disk_space_is_reported(tmp_path, monkeypatch):

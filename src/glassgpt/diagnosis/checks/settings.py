@@ -132,10 +132,14 @@ def with_usual_adamw(optimizer: OptimizerConfig) -> OptimizerConfig:
 
 
 def check_dropout(model: ModelConfig) -> CheckResult:
-    """Check that dropout leaves most of what a layer passes on."""
-    values = {"dropout": model.dropout}
-    findings = (Finding("GG-CFG-009", "warning", values, confidence=0.9),) if model.dropout > MAX_DROPOUT else ()
-    return CheckResult("dropout", "share", values, findings)
+    """Check that dropout leaves most of what a layer passes on, and token dropout most of the text."""
+    values = {"dropout": model.dropout, "token_dropout": model.token_dropout}
+    findings = (
+        Finding("GG-CFG-009", "warning", {"setting": f"model.{name}", "dropout": share}, confidence=0.9)
+        for name, share in values.items()
+        if share > MAX_DROPOUT
+    )
+    return CheckResult("dropout", "share", values, tuple(findings))
 
 
 def check_hardware(model: ModelConfig, train: TrainConfig, hardware: Hardware) -> CheckResult:
