@@ -109,6 +109,19 @@ def test_unreadable_lines_after_the_first_two_are_counted(run_main, nano_run, tm
 
 
 @pytest.mark.parametrize(
+    ("count", "last"), [(2, "line 2: not UTF-8"), (3, "line 3: not UTF-8"), (4, ": 2 more lines are")]
+)
+def test_a_single_unreadable_line_is_named_instead_of_counted(tmp_path, count, last):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(b"\xff\n" * count)
+    with pytest.raises(UsageError) as caught:
+        read_prompts((), file)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == min(count, 3)
+    assert last in lines[-1]
+
+
+@pytest.mark.parametrize(
     "strategy", [None, BeamOptions(2), ContrastiveOptions()], ids=["sampling", "beams", "contrastive"]
 )
 def test_prompt_that_allows_no_token_does_not_stop_the_others(model, strategy):

@@ -38,8 +38,8 @@ class PromptList:
 
     @property
     def problems(self) -> Sequence[str]:
-        """Messages about the first unreadable lines, and the number of the others."""
-        if (more := len(self.unreadable) - SHOWN_UNREADABLE) <= 0:
+        """Messages about the first unreadable lines, and the number of the others if there are several."""
+        if (more := len(self.unreadable) - SHOWN_UNREADABLE) <= 1:
             return self.unreadable
         return [*self.unreadable[:SHOWN_UNREADABLE], f"{self.file}: {more:,} more lines are not UTF-8"]
 
