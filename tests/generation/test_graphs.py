@@ -434,6 +434,16 @@ def test_prompt_graph_is_captured_at_the_second_occurrence_of_a_shape(prompts_on
     assert captured == [(4, 8), (2, 16), *[(4, 8)] * 3]
 
 
+@torch.inference_mode()
+def test_batches_of_a_new_shape_in_one_call_capture_nothing(prompts_on_a_gpu):
+    made, captured = prompts_on_a_gpu
+    prompts = [[n] * 12 for n in range(3)]  # two batches of two prompts
+    prefilled(made, prompts)
+    assert captured == []
+    prefilled(made, prompts)
+    assert captured == [(2, 16), (2, 16)]
+
+
 def test_long_prompts_share_one_lane(prompts_on_a_gpu, monkeypatch):
     made, _ = prompts_on_a_gpu
     monkeypatch.setattr(prompt_graphs, "LANE_TOKENS", 32)

@@ -40,7 +40,7 @@ LANE_TOKENS = 2048
 class PromptGraphs:
     """Prefills prompts with a CUDA graph per shape and lane.
 
-    A graph is captured when a shape occurs for the second time, as capturing takes some ten times as long as a prefill.
+    A graph is captured when a shape occurs in a second call, as capturing takes some ten times as long as a prefill.
 
     Args:
         model: in evaluation mode.
@@ -79,6 +79,10 @@ class PromptGraphs:
             store: copies the keys and values of a batch, given by its number, to where they are needed; the next batch may
                 overwrite them.
         """
+        shapes = {shape for shape, _ in batches}
+        # On a CPU, where there are no graphs, every shape counts as new.
+        new = shapes if self._device.type == "cpu" else shapes - self._seen
+        self._seen |= shapes
         lanes = self._assign([shape for shape, _ in batches])
         used = list(dict.fromkeys(lanes))
         for lane in used:
@@ -86,7 +90,7 @@ class PromptGraphs:
         try:
             for number, (lane, (shape, prompts)) in enumerate(zip(lanes, batches, strict=True)):
                 with lane.running():
-                    store(number, lane.process(shape, prompts, is_new=self._is_new(shape)))
+                    store(number, lane.process(shape, prompts, is_new=shape in new))
         finally:  # also if memory ran out in one: the memory that others write to will be freed and used again
             for lane in used:
                 lane.end()
@@ -111,12 +115,6 @@ class PromptGraphs:
 
     def _new_stream(self) -> Any:
         return None if self._device.type == "cpu" else torch.cuda.Stream(self._device)
-
-    def _is_new(self, shape: Shape) -> bool:
-        """Return whether a shape occurs for the first time; on a CPU, where there are no graphs, it always does."""
-        is_new = shape not in self._seen
-        self._seen.add(shape)
-        return is_new or self._device.type == "cpu"
 
 
 class Lane:
