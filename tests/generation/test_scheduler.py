@@ -134,3 +134,24 @@ def test_out_of_memory_in_a_prefill_loses_and_repeats_no_sequence(model, method,
     limits = {"max_prefill_tokens": 8, "max_prefills": 2, "scheduler": ShrinkingScheduler}
     assert run(model, waiting(6), slots=4, decoder=Failing, **limits)[1] == expected
     assert len(calls) > call
+
+
+@pytest.mark.parametrize("n_cancelled", [1, 3])
+def test_out_of_memory_does_not_bring_back_cancelled_sequences(model, n_cancelled):
+    sequences = waiting(3)
+
+    class Failing(Recorder):
+        def prefill(self, prompts, adapters):
+            prefill = super().prefill(prompts, adapters)
+            if len(self.events) == 1:
+                for sequence in sequences[:n_cancelled]:
+                    sequence.is_finished = True  # as `Scheduler.finish` does
+                raise torch.OutOfMemoryError("simulated")
+            return prefill
+
+    made, outputs = run(
+        model, sequences, decoder=Failing, max_prefill_tokens=12, scheduler=ShrinkingScheduler
+    )  # fmt: skip
+    assert outputs[:n_cancelled] == [[]] * n_cancelled
+    prefilled = sum(len(event) - 1 for event in made.events[1:] if event[0] == "prefill")
+    assert prefilled == 3 - n_cancelled

@@ -122,7 +122,8 @@ def _load_encoder(folder: Path) -> tuple[Any, Any]:
 
 
 def _not_loaded(folder: Path, error: Exception) -> str:
-    return f"--embedding-model {folder} cannot be loaded: {str(error).strip().splitlines()[0]}"
+    reason = str(error).strip() or type(error).__name__
+    return f"--embedding-model {folder} cannot be loaded: {reason.splitlines()[0]}"
 
 
 def _pools_first_token(folder: Path) -> bool:

@@ -51,13 +51,16 @@ class ShrinkingScheduler(Scheduler):
 
     def _shrink(self) -> None:
         groups = self._prefilling.groups if self._prefilling else []
+        sequences = [sequence for group in groups for sequence in group if not sequence.is_finished]
         # Some are active if memory ran out while they were moved into their slots.
-        prefilling = [sequence for group in groups for sequence in group if sequence not in self._active]
+        prefilling = [sequence for sequence in sequences if sequence not in self._active]
         count = len(self._active) + len(prefilling)
-        if count <= 1:
+        if count == 1 or (not groups and not self._active):
             raise _out_of_memory()
-        self._max_active = count // 2
         self._prefilling = None
+        if not count:  # all were cancelled
+            return
+        self._max_active = count // 2
         self._waiting.extendleft(reversed(prefilling))
         while len(self._active) > self._max_active:
             self._preempt(self._active[-1])
