@@ -54,6 +54,8 @@ class _TimedPrefill:
 class TimedDecoder:
     """Returns pseudo-random tokens as late as a GPU would; see `Decoder`."""
 
+    max_prefills = 4
+
     def __init__(self, model: LanguageModel, vocab_size: int, slots: int, capacity: int) -> None:
         self.slots, self.capacity, self._vocab_size = slots, capacity, vocab_size
         self._cache = KVCache(model.config, 1, 1)

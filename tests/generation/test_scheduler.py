@@ -21,7 +21,7 @@ def model():
     return random_model(ModelConfig(vocab_size=V, context_length=24, n_layer=2, n_head=2, n_embd=8))
 
 
-class Recorder(StepwiseDecoder):
+class Recording:
     """Records the prompts of each prefill, and the number of sequences of each decoding step."""
 
     def __init__(self, *given):
@@ -37,9 +37,14 @@ class Recorder(StepwiseDecoder):
         return super().decode(sequences)
 
 
+class Recorder(Recording, StepwiseDecoder):
+    pass
+
+
 @torch.inference_mode()
-def run(model, sequences, slots=8, decoder=Recorder, scheduler=Scheduler, **limits):
+def run(model, sequences, slots=8, decoder=Recorder, scheduler=Scheduler, max_prefills=None, **limits):
     made = decoder(model, V, slots, 24)
+    made.max_prefills = max_prefills or made.max_prefills
     scheduler = scheduler(model, made, **limits)
     for sequence in sequences:
         scheduler.add(sequence)
@@ -60,8 +65,16 @@ def test_waiting_prompts_are_prefilled_before_the_next_decoding_step_up_to_a_lim
     assert made.events[6:] == [("decode", 5), ("decode", 5), ("decode", 2)]
 
 
-def test_one_prefill_between_decoding_steps_is_the_default(model):
-    made, _ = run(model, waiting(3))
+def test_number_of_prefills_between_decoding_steps_is_the_decoders(model, monkeypatch):
+    graphs = pytest.importorskip("glassgpt.generation.gpu.graphs", reason="Triton is for Linux")
+    monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 1)
+
+    class GraphRecorder(Recording, GraphDecoder):
+        pass
+
+    made, _ = run(model, waiting(5, limit=1), decoder=GraphRecorder)
+    assert made.events[:6] == [*[("prefill", 3)] * 4, ("decode", 4), ("prefill", 3)]
+    made, _ = run(model, waiting(3))  # steps of single tokens
     assert made.events[:5] == [("prefill", 3), ("decode", 1), ("prefill", 3), ("decode", 2), ("prefill", 3)]
 
 

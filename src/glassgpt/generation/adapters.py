@@ -145,7 +145,7 @@ class AdapterDecoder:
         is_cpu = next(model.parameters()).device.type == "cpu"
         build = BatchInvariantDecoder if is_cpu else StepwiseDecoder
         self._decoder = build(adapted, vocab_size, slots, capacity)
-        self.slots, self.capacity = slots, capacity
+        self.slots, self.capacity, self.max_prefills = slots, capacity, self._decoder.max_prefills
 
     def prefill(self, prompts: Sequence[Sequence[int]], adapters: Sequence[str]) -> Prefill:
         """See `Decoder`."""

@@ -82,6 +82,8 @@ class StepwiseDecoder:
         capacity: see `Decoder`.
     """
 
+    max_prefills = 1
+
     def __init__(self, model: LanguageModel, vocab_size: int, slots: int, capacity: int) -> None:
         self._model, self._vocab_size = model, vocab_size
         self.slots, self.capacity = slots, capacity

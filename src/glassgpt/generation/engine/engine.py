@@ -23,8 +23,8 @@ from glassgpt.model.transformer import LanguageModel
 
 DEFAULT_SLOTS = 64
 """Sequences that are decoded at once by default."""
-MAX_PREFILL_TOKENS, MAX_PREFILLS = 8192, 4
-"""Prompt tokens, padding included, that a GPU processes together, and how often between two launches of decoding steps."""
+MAX_PREFILL_TOKENS = 8192
+"""Prompt tokens, padding included, that a GPU processes together."""
 
 
 class Engine:
@@ -60,8 +60,8 @@ class Engine:
         built = build_decoder(decoder, model, tokenizer.vocab_size, slots, self._capacity)
         # On a CPU, padding short prompts costs as much as processing them one by one.
         on_cpu = next(model.parameters()).device.type == "cpu"
-        together, prefills = (1, 1) if on_cpu else (MAX_PREFILL_TOKENS, MAX_PREFILLS)
-        self._scheduler = ShrinkingScheduler(model, built, max_prefill_tokens or together, prefills)
+        together = max_prefill_tokens or (1 if on_cpu else MAX_PREFILL_TOKENS)
+        self._scheduler = ShrinkingScheduler(model, built, together)
         self._outputs: dict[SequenceState, OutputStream] = {}
         self._ids = itertools.count()
 

@@ -30,10 +30,12 @@ class Decoder(Protocol):
     Attributes:
         slots: number of sequences that fit.
         capacity: tokens that fit into a slot.
+        max_prefills: most prefills between two calls of `decode`, for which the sequences in slots wait.
     """
 
     slots: int
     capacity: int
+    max_prefills: int
 
     def prefill(self, prompts: Sequence[Sequence[int]], adapters: Sequence[str]) -> Prefill:
         """Start to process prompts, at least one token each, and the adapter of each; see `Request`."""

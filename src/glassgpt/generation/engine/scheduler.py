@@ -1,8 +1,8 @@
 """Continuous batching: a sequence that ends makes space for a waiting one (Yu et al. 2022).
 
 Prompts are prefilled between decoding steps, a chunk at a time, so that a long prompt does not hold up the sequences
-that are being decoded. Where several prompts wait, decoding waits for some of them: a step takes as long for one
-sequence as for several. Sequences with the same prompt share its prefill.
+that are being decoded. Where several prompts wait, decoding waits for as many prefills as the decoder says. Sequences
+with the same prompt share its prefill.
 """
 
 from __future__ import annotations
@@ -48,14 +48,11 @@ class Scheduler:
         model: in evaluation mode.
         decoder: generates the tokens.
         max_prefill_tokens: prompts are prefilled together up to this many tokens, padding included.
-        max_prefills: most prefills between two decoding steps.
     """
 
-    def __init__(
-        self, model: LanguageModel, decoder: Decoder, max_prefill_tokens: int = 1, max_prefills: int = 1
-    ) -> None:
+    def __init__(self, model: LanguageModel, decoder: Decoder, max_prefill_tokens: int = 1) -> None:
         self._model, self._decoder = model, decoder
-        self._max_prefill_tokens, self._max_prefills = max_prefill_tokens, max_prefills
+        self._max_prefill_tokens = max_prefill_tokens
         self._max_active = decoder.slots
         self._waiting: deque[SequenceState] = deque()
         self._prefilling: PrefillBatch | None = None
@@ -95,7 +92,7 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Prefill waiting sequences and move them into free slots, up to the first chunk that does not end its prompt."""
-        for _ in range(self._max_prefills):
+        for _ in range(self._decoder.max_prefills):
             free = self._max_active - len(self._active)
             if self._prefilling is None and self._waiting and free:
                 self._prefilling = self._next_batch(free)

@@ -75,6 +75,8 @@ class SpeculativeDecoder:
         settings: draft model and number of draft tokens.
     """
 
+    max_prefills = 1
+
     def __init__(
         self, model: LanguageModel, vocab_size: int, slots: int, capacity: int, settings: SpeculativeDecoding
     ) -> None:

@@ -92,6 +92,9 @@ class GraphDecoder:
         capacity: see `Decoder`.
     """
 
+    max_prefills = 4
+    """A launch of several steps takes as long with few sequences as with many; see decision 89."""
+
     def __init__(self, model: LanguageModel, vocab_size: int, slots: int, capacity: int) -> None:
         self.slots, self.capacity = slots, capacity
         self._vocab_size = vocab_size
