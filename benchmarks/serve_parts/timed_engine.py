@@ -88,6 +88,9 @@ class TimedDecoder:
             self._pending = {s: s.n_evictions for s in sequences}, self._free_at
         return self._read(*pending) if pending else ()
 
+    def free_memory(self) -> None:
+        """See `Decoder`."""
+
     def _read(self, sequences: dict[SequenceState, int], ready: float) -> Iterable[tuple[SequenceState, int]]:
         time.sleep(max(0.0, ready - time.perf_counter()))
         for _ in range(STEPS):

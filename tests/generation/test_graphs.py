@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import functools
 import math
+import weakref
 from functools import partial
 from types import SimpleNamespace
 
@@ -467,6 +468,22 @@ def test_lanes_are_waited_for_if_one_runs_out_of_memory(prompts_on_a_gpu, monkey
         made.process([((4, 8), [[1] * 8])] * 3, store)
     assert ended == made._lanes
     assert len(ended) == 3
+
+
+@torch.inference_mode()
+def test_memory_of_lanes_can_be_freed(model, prompts_on_a_gpu, monkeypatch):
+    made, captured = prompts_on_a_gpu
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    decoder = GraphDecoder(model, V, 4, 24)
+    decoder._prompts = made
+    for _ in range(2):
+        prefilled(made, [[1] * 16, [2], *([[3, 4]] * 8)])
+    assert len(captured) == 4
+    memory = [weakref.ref(lane._memory) for lane in made._lanes]
+    decoder.free_memory()
+    assert [freed() for freed in memory] == [None] * 4
+    prefilled(made, [[2]])  # capturing its graph would need memory, too
+    assert len(captured) == 4
 
 
 def test_shape_of_a_prompt_depends_on_its_length_only(model):

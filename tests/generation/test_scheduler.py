@@ -6,6 +6,7 @@ import pytest
 import torch
 from decoded_sequences import numbers, random_model
 
+from glassgpt.errors import GenerationError
 from glassgpt.generation.engine import decoding
 from glassgpt.generation.engine.decoding import StepwiseDecoder
 from glassgpt.generation.engine.memory import ShrinkingScheduler
@@ -56,7 +57,7 @@ def run(model, sequences, slots=8, decoder=Recorder, scheduler=Scheduler, max_pr
 
 
 def waiting(count, limit=3, n_tokens=4):
-    return [numbers(V, [number, *[1] * (n_tokens - 1)], limit=limit) for number in range(count)]
+    return [numbers(V, [number % V, *[1] * (n_tokens - 1)], limit=limit) for number in range(count)]
 
 
 def test_waiting_prompts_are_prefilled_before_the_next_decoding_step_up_to_a_limit(model):
@@ -168,3 +169,43 @@ def test_out_of_memory_does_not_bring_back_cancelled_sequences(model, n_cancelle
     assert outputs[:n_cancelled] == [[]] * n_cancelled
     prefilled = sum(len(event) - 1 for event in made.events[1:] if event[0] == "prefill")
     assert prefilled == 3 - n_cancelled
+
+
+def failing(decoder, method, is_short):
+    """A decoder whose method runs out of memory if the function says so, given the number of the call, and what it freed."""
+
+    class Failing(decoder):
+        n_calls, n_freed = 0, 0
+
+        def free_memory(self):
+            super().free_memory()
+            self.n_freed += 1
+
+    def fails(self, *given):
+        self.n_calls += 1
+        if is_short(self.n_calls):
+            raise torch.OutOfMemoryError("simulated")
+        return getattr(decoder, method)(self, *given)
+
+    setattr(Failing, method, fails)
+    return Failing
+
+
+def test_number_of_sequences_grows_again_after_memory_ran_out(model):
+    decoder = failing(Recorder, "insert", lambda call: call == 8)
+    made, _ = run(model, waiting(30), decoder=decoder, scheduler=ShrinkingScheduler, max_prefills=8)
+    active = [count for name, count in made.events if name == "decode"]  # each sequence gets three tokens
+    assert active == [count for count in (4, 5, 6, 7, 8) for _ in range(3)]
+    assert made.n_freed == 1
+
+
+@pytest.mark.parametrize("method", ["prefill", "insert", "decode"])
+def test_a_single_sequence_gets_another_try_with_what_the_decoder_freed(model, method):
+    sequences = waiting(1)
+    expected = run(model, waiting(1))[1]
+    made, outputs = run(
+        model, sequences, decoder=failing(Recorder, method, lambda call: call == 1), scheduler=ShrinkingScheduler
+    )  # fmt: skip
+    assert (outputs, made.n_freed) == (expected, 1)
+    with pytest.raises(GenerationError, match="out of memory with a single sequence"):
+        run(model, waiting(1), decoder=failing(Recorder, method, bool), scheduler=ShrinkingScheduler)

@@ -164,6 +164,10 @@ class AdapterDecoder:
         self._selection.select([sequence.request.adapter for sequence in sequences])
         return self._decoder.decode(sequences)
 
+    def free_memory(self) -> None:
+        """See `Decoder`."""
+        self._decoder.free_memory()
+
 
 def adapter_decoder(adapters: Mapping[str, AdapterLayers]) -> DecoderFactory:
     """Return what builds an `AdapterDecoder` with these adapters."""

@@ -116,6 +116,9 @@ class StepwiseDecoder:
         tokens = sample_tokens(logits.float().cpu(), sequences)
         return list(zip(sequences, tokens, strict=True))
 
+    def free_memory(self) -> None:
+        """See `Decoder`; nothing is kept."""
+
 
 def sample_tokens(logits: Tensor, sequences: Sequence[SequenceState]) -> list[int]:
     """Process logits (B, V) float32 and sample a token for each sequence, by its own options, seed and position.

@@ -56,6 +56,10 @@ class Decoder(Protocol):
         """
         ...
 
+    def free_memory(self) -> None:
+        """Free what is kept only to prefill faster; called after memory ran out."""
+        ...
+
 
 DecoderFactory = Callable[[LanguageModel, int, int, int], Decoder]
 """Builds a decoder from a model, the vocabulary size, the number of slots and their capacity."""

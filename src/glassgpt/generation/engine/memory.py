@@ -1,6 +1,10 @@
 """Handle running out of memory during generation: fewer sequences at a time, the same texts.
 
 Noise depends on a sequence's position only, so a sequence that waits and is prefilled again loses nothing.
+
+Memory may be short for a while only: during long prompts, or beside another program. So the number of sequences grows
+again, by one each time as many have ended as are allowed. It halves quickly and grows slowly, as TCP's window does, so
+that where memory stays short it seldom runs out.
 """
 
 from __future__ import annotations
@@ -38,9 +42,25 @@ def build_decoder(factory: DecoderFactory, model: LanguageModel, vocab_size: int
 class ShrinkingScheduler(Scheduler):
     """A scheduler that halves the number of active sequences each time memory runs out; the others wait.
 
+    Args:
+        model, decoder, max_prefill_tokens: see `Scheduler`.
+
     Raises:
-        GenerationError: memory runs out with a single sequence.
+        GenerationError: memory runs out with a single sequence, also after the decoder has freed what it can.
     """
+
+    def __init__(self, model: LanguageModel, decoder: Decoder, max_prefill_tokens: int = 1) -> None:
+        super().__init__(model, decoder, max_prefill_tokens)
+        self._n_ended = 0  # since the number of active sequences has changed
+        self._tried_alone: SequenceState | None = None
+
+    def finish(self, sequence: SequenceState) -> None:
+        """See `Scheduler`; allow one more active sequence if as many as are allowed have ended."""
+        if sequence in self._active and self._max_active < self._decoder.slots:
+            self._n_ended += 1
+            if self._n_ended >= self._max_active:
+                self._max_active, self._n_ended = self._max_active + 1, 0
+        super().finish(sequence)
 
     def _forward(self) -> Iterable[tuple[SequenceState, int]]:
         results = unless_out_of_memory(super()._forward)
@@ -54,19 +74,24 @@ class ShrinkingScheduler(Scheduler):
         sequences = [sequence for group in groups for sequence in group if not sequence.is_finished]
         # Some are active if memory ran out while they were moved into their slots.
         prefilling = [sequence for sequence in sequences if sequence not in self._active]
-        count = len(self._active) + len(prefilling)
-        if count == 1 or (not groups and not self._active):
+        affected = [*self._active, *prefilling]
+        if affected == [self._tried_alone] or (not groups and not self._active):
             raise _out_of_memory()
         self._prefilling = None
-        if not count:  # all were cancelled
-            return
-        self._max_active = count // 2
         self._waiting.extendleft(reversed(prefilling))
-        while len(self._active) > self._max_active:
-            self._preempt(self._active[-1])
+        if len(affected) == 1:  # it gets another try with what the decoder frees
+            self._tried_alone = affected[0]
+        elif affected:  # else all were cancelled
+            self._max_active, self._n_ended = len(affected) // 2, 0
+            while len(self._active) > self._max_active:
+                self._preempt(self._active[-1])
+            warn_of_smaller_batch("sequences", len(affected), self._max_active)
+        self._free_memory()
+
+    def _free_memory(self) -> None:
+        self._decoder.free_memory()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        warn_of_smaller_batch("sequences", count, self._max_active)
 
 
 def warn_of_smaller_batch(what: str, count: int, smaller: int) -> None:

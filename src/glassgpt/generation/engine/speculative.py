@@ -118,6 +118,9 @@ class SpeculativeDecoder:
         cache.truncate([s.n_visible - 1 + len(tokens) for s, tokens in zip(sequences, outputs, strict=True)])
         return [(sequence, token) for sequence, tokens in zip(sequences, outputs, strict=True) for token in tokens]
 
+    def free_memory(self) -> None:
+        """See `Decoder`; nothing is kept."""
+
     def _draft_limits(self, sequences: Sequence[SequenceState]) -> list[int]:
         """Return the maximum number of draft tokens for each sequence.
 

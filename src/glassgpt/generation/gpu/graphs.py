@@ -154,6 +154,10 @@ class GraphDecoder:
         # Processors on the host need the whole history, so pending tokens have to be read first.
         return pending.wait() if pending else self._decode_on_host(sequences)
 
+    def free_memory(self) -> None:
+        """See `Decoder`."""
+        self._prompts.clear()
+
     @staticmethod
     def _samples_on_device(sequence: SequenceState) -> bool:
         options, processors = sequence.request.options, sequence.request.processors

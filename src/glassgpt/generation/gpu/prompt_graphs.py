@@ -56,6 +56,13 @@ class PromptGraphs:
         """Start to process prompts; see `Decoder`."""
         return ShapedPrefill(self, self._model, prompts)
 
+    def clear(self) -> None:
+        """Free the memory and the graphs of all lanes; shapes count as new again, so that nothing is captured at once."""
+        if self._lanes and self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # a graph may still run
+        self._lanes.clear()
+        self._seen.clear()
+
     def shape_of(self, n_tokens: int) -> Shape | None:
         """Return the shape in which a prompt of this length is processed; None for a prompt that is too long for one."""
         if n_tokens > self._longest:
