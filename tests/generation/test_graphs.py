@@ -486,6 +486,20 @@ def test_memory_of_lanes_can_be_freed(model, prompts_on_a_gpu, monkeypatch):
     assert len(captured) == 4
 
 
+def test_tokens_of_a_capture_are_undone_if_memory_runs_out(model):
+    decoder = GraphDecoder(model, V, 4, 24)
+    before = decoder._state.ints.clone()
+    decoder._device = SimpleNamespace(type="cuda")
+
+    def work():
+        decoder._state.ints += 1
+        raise torch.OutOfMemoryError("simulated")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        decoder._capture(work)
+    assert torch.equal(decoder._state.ints, before)
+
+
 def test_shape_of_a_prompt_depends_on_its_length_only(model):
     made = prompt_graphs.PromptGraphs(model)
     made._model = SimpleNamespace(config=dataclasses.replace(model.config, context_length=1024))

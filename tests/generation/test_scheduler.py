@@ -209,3 +209,12 @@ def test_a_single_sequence_gets_another_try_with_what_the_decoder_freed(model, m
     assert (outputs, made.n_freed) == (expected, 1)
     with pytest.raises(GenerationError, match="out of memory with a single sequence"):
         run(model, waiting(1), decoder=failing(Recorder, method, bool), scheduler=ShrinkingScheduler)
+
+
+def test_out_of_memory_in_a_launch_loses_no_pending_tokens(model, monkeypatch):
+    graphs = pytest.importorskip("glassgpt.generation.gpu.graphs", reason="Triton is for Linux")
+    monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
+    expected = run(model, waiting(2, limit=5), decoder=StepwiseDecoder)[1]
+    decoder = failing(GraphDecoder, "_run_graph", lambda call: call == 2)
+    made, outputs = run(model, waiting(2, limit=5), decoder=decoder, scheduler=ShrinkingScheduler, max_prefills=2)
+    assert (outputs, made.n_freed) == (expected, 1)

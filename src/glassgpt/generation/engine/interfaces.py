@@ -52,7 +52,8 @@ class Decoder(Protocol):
     def decode(self, sequences: Sequence[SequenceState]) -> Iterable[tuple[SequenceState, int]]:
         """Yield (sequence, token) pairs for the sequences in slots 0, 1, 2, …, each sequence's tokens in order.
 
-        A sequence may get several tokens from one call, or get them from a later call.
+        A sequence may get several tokens from one call, or get them from a later call. After memory ran out in a call, the
+        next one continues as if there had been none, also with the first of the sequences only.
         """
         ...
 

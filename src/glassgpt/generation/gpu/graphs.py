@@ -146,11 +146,13 @@ class GraphDecoder:
     def decode(self, sequences: Sequence[SequenceState]) -> Iterable[tuple[SequenceState, int]]:
         """See `Decoder`."""
         self._copy_inserted()
-        pending, self._pending = self._pending, None
+        pending = self._pending
         if all(self._samples_on_device(sequence) for sequence in sequences):
-            if any(self._needs_more(sequence, pending) for sequence in sequences):
-                self._pending = self._launch(sequences)
+            needs_more = any(self._needs_more(sequence, pending) for sequence in sequences)
+            # If memory runs out here, the pending tokens stay.
+            self._pending = self._launch(sequences) if needs_more else None
             return pending.wait() if pending else ()
+        self._pending = None
         # Processors on the host need the whole history, so pending tokens have to be read first.
         return pending.wait() if pending else self._decode_on_host(sequences)
 
@@ -219,8 +221,10 @@ class GraphDecoder:
         if self._device.type == "cpu":
             return work
         snapshot = self._state.snapshot()
-        work()  # compiles the kernels; the tokens that it sampled are undone
-        self._state.restore(snapshot)
+        try:
+            work()  # compiles the kernels; the tokens that it sampled are undone
+        finally:
+            self._state.restore(snapshot)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             work()
