@@ -50,7 +50,7 @@ from gpu_parts.timeline import DEVICE, kernels_of
 
 WARMUP, PROFILED_STEPS, LISTED = 4, 5, 30
 SAME_BITS: dict[str, type[Muon]] = {"plain": Muon, "captured": CapturedMuon if HAS_GPU else Muon}
-WAYS: dict[str, type[Muon]] = {**SAME_BITS, "symmetric": captured_kind() if HAS_GPU else Muon}
+WAYS: dict[str, type[Muon]] = {**SAME_BITS, "symmetric": captured_kind(torch.device("cuda")) if HAS_GPU else Muon}
 """Ways to compute the update; the last one is for GPUs that have the kernel of symmetric products."""
 
 

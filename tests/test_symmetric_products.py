@@ -84,10 +84,11 @@ def test_orthogonalization_by_halves_is_as_exact_as_the_plain_one(symmetric, mon
     ((10, 0), None, True, "CapturedMuon"), ((9, 4), "6.4", True, "CapturedMuon"),
 ])  # fmt: skip
 def test_only_hopper_with_triton_computes_halves(monkeypatch, capability, hip, has_triton, kind):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    capabilities = {torch.device("cuda", 0): (0, 0), torch.device("cuda", 1): capability}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capabilities[device])
     monkeypatch.setattr(torch.version, "hip", hip)
     monkeypatch.setattr(muon_choice, "find_spec", lambda name: SimpleNamespace() if has_triton else None)
-    chosen = muon_choice.captured_kind()
+    chosen = muon_choice.captured_kind(torch.device("cuda", 1))
     assert chosen.__name__ == kind
     assert issubclass(chosen, CapturedMuon)
 

@@ -190,7 +190,7 @@ def test_an_update_that_is_not_captured_runs_as_it_is():
 def test_whole_compiled_matrices_of_a_gpu_are_captured(monkeypatch, compiled, is_cuda, is_whole):
     monkeypatch.setattr(torch.Tensor, "is_cuda", is_cuda)
     monkeypatch.setattr("glassgpt.training.muon_choice.is_sharded", lambda matrix: not is_whole)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     muon = build_muon({"params": [torch.nn.Parameter(torch.zeros(2, 2))]}, compiled=compiled, lr=0.5)
     assert isinstance(muon, CapturedMuon) == (compiled and is_cuda and is_whole)
     assert muon.param_groups[0]["lr"] == 0.5

@@ -30,15 +30,16 @@ def build_muon(group: dict[str, Any], *, compiled: bool, cpu_bfloat16: bool = Fa
     """
     kind = Muon
     if compiled and all(matrix.is_cuda and not is_sharded(matrix) for matrix in group["params"]):
-        kind = captured_kind()
+        kind = captured_kind(group["params"][0].device)
     elif cpu_bfloat16 and not compiled:
         kind = CPUBFloat16Muon
     return kind([group], compiled=compiled, **settings)
 
 
-def captured_kind() -> type[CapturedMuon]:
-    """Return the class of captured Muon for the current GPU."""
-    is_hopper = torch.cuda.get_device_capability()[0] == HOPPER and not torch.version.hip  # an AMD MI300 reports 9, too
+def captured_kind(device: torch.device) -> type[CapturedMuon]:
+    """Return the class of captured Muon for matrices on a GPU."""
+    capability, _ = torch.cuda.get_device_capability(device)
+    is_hopper = capability == HOPPER and not torch.version.hip  # an AMD MI300 reports 9, too
     if not is_hopper or find_spec("triton") is None:
         return CapturedMuon
     from glassgpt.training.hopper_muon import HopperMuon  # imports Triton, which is for Linux
