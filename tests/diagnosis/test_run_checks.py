@@ -31,6 +31,7 @@ from safetensors.torch import load_file, save_file
 from glassgpt import api
 from glassgpt.config import load_config
 from glassgpt.data.tokenizers import load_tokenizer
+from glassgpt.diagnosis.catalogue import actions_taken, describe
 from glassgpt.diagnosis.checks import run as run_checks
 from glassgpt.diagnosis.findings import Finding
 from glassgpt.diagnosis.layer_sample import LayerSample
@@ -159,6 +160,25 @@ def test_live_findings_are_reported_once(run):
         file.write(json.dumps(event_of(Finding("GG-XXX-999", "note"), 1)) + "\n")
     assert doctor_codes(run) == ["GG-END-002", "GG-INI-001"]
     assert RunLog.read(run).unreadable == {"events.jsonl": 2}
+
+
+def test_findings_of_an_older_version_are_reported_although_values_are_missing(run):
+    older = [
+        Finding("GG-CFG-009", "warning", {"dropout": 0.9}),
+        Finding("GG-CFG-002", "note", {"warmup": 1000}, actions=("shortened-warmup",)),
+    ]
+    with run.events.open("a") as file:
+        for finding in older:
+            file.write(json.dumps(event_of(finding, 0)) + "\n")
+    assert doctor_codes(run) == ["GG-CFG-009", "GG-CFG-002"]
+    dropout, warmup = (finding for _, finding in RunLog.read(run).latest_findings())
+    assert describe(dropout, "en").do.startswith("Set model.dropout to 0.1")
+    assert "1,000 steps does not end before training does (‹steps› steps)" in describe(warmup, "en").title
+    assert actions_taken(warmup) == ["Training uses a warmup of ‹taken› steps instead."]
+    assert "‹steps›" in describe(warmup, "ko").title
+    html = api.report(run.path, []).read_text(encoding="utf-8")
+    assert "model.dropout of 0.9" in html
+    assert "‹steps› steps" in html
 
 
 def test_spikes_are_reported(run):

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from glassgpt.diagnosis.catalogue import actions_taken, describe, ruled_out_causes
+from glassgpt.diagnosis.catalogue import actions_taken, completed, describe, ruled_out_causes
 from glassgpt.diagnosis.findings import EVENT, Finding, Severity
 from glassgpt.diagnosis.layer_sample import LayerSample
 from glassgpt.diagnosis.series import Validation
@@ -151,7 +151,7 @@ class RunLog:
         return [(int(line["step"]), Finding.from_json(line)) for line in self.events if line.get("event") == EVENT]
 
     def latest_findings(self) -> list[tuple[int, Finding]]:
-        """Return the findings of the live run; of several with the same code and step only the last.
+        """Return the findings of the live run, `completed`; of several with the same code and step only the last.
 
         Memory ran out, less was taken, it ran out again: only how that ended counts.
         """
@@ -159,7 +159,7 @@ class RunLog:
         for number, (step, finding) in enumerate(self.findings()):
             about = finding.evidence.get("step", ("no step", number))
             last[finding.code, about] = (step, finding)
-        return list(last.values())
+        return [(step, completed(finding)) for step, finding in last.values()]
 
     def status(self, max_steps: int, now: Callable[[], float] = time.time) -> Status:
         """Return how the run ended, or that it is running.
@@ -213,12 +213,13 @@ def _is_usable_event(line: Line) -> bool:
 
 
 def _is_known_finding(line: Line) -> bool:
-    """Return whether a line is a complete finding with a known code and every value that its text needs."""
+    """Return whether a line is a complete finding with a known code, and values that its text takes."""
     try:
         finding = Finding.from_json(line)
     except DataError:
         return False
     try:
+        finding = completed(finding)
         for language in LANGUAGES:
             describe(finding, language)
             actions_taken(finding, language)

@@ -12,7 +12,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -30,6 +30,8 @@ TRANSLATED_TEXTS = ("problem", "error", "what", "hardware")
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 DISPLAY_NAMES = {"rung": "baseline", "micro_rows": "micro_batch_size"}
 """Standard terms for values that `events.jsonl` stores under older names."""
+OLDER_VALUES: dict[str, dict[str, Value]] = {"GG-CFG-009": {"setting": "model.dropout"}}
+"""Values, by code, that older versions did not store because they were the same in every finding."""
 CODE = re.compile(r"GG-[A-Z]{2,4}-\d{3}")
 
 
@@ -141,6 +143,22 @@ def describe(finding: Finding, language: Language = "en") -> CatalogueEntry:
     if "why" in values:
         values["why"] = reason(str(values["why"]), values, language)
     return entry(finding.code, language).with_values(values)
+
+
+def completed(finding: Finding) -> Finding:
+    """Return a stored finding with every value that its text needs.
+
+    A text may need values that the version that stored the finding did not know. They are marked as on a page without values.
+
+    Raises:
+        UsageError: there is no finding of that code.
+        KeyError: an action is unknown.
+    """
+    texts = [actions()[name][language] for name in finding.actions for language in LANGUAGES]
+    names = {name for text in texts for name in PLACEHOLDER.findall(text)}
+    names = names.union(*(entry(finding.code, language).placeholders() for language in LANGUAGES))
+    marks = {name: mark_placeholders(f"{{{name}}}") for name in names}
+    return replace(finding, evidence={**marks, **OLDER_VALUES.get(finding.code, {}), **finding.evidence})
 
 
 def _translated_texts(values: Mapping[str, Value], language: Language) -> dict[str, Value]:
