@@ -90,20 +90,29 @@ def test_pgm_of_sixteen_bits_is_scaled():
     assert np.abs(pixels[..., 0].astype(float) - values.reshape(8, 8) / 257).max() <= 0.5
 
 
-def tiff_of_12_bits(values):
-    """Return a gray TIFF, little-endian and not compressed; Pillow reads such files, but writes none."""
+def tiff_of_12_bits(values, order="<"):
+    """Return a gray TIFF, not compressed; Pillow reads little-endian ones, but writes none."""
     height, width = values.shape
     rows = ["".join(f"{value:012b}" for value in row) for row in values.tolist()]
     data = b"".join(int(row, 2).to_bytes(len(row) // 8, "big") for row in rows)
     tags = {256: width, 257: height, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(data)}
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
-    return struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+    entries = b"".join(struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in tags.items())
+    header = struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, 8 + len(data))
+    return header + data + struct.pack(order + "H", len(tags)) + entries + bytes(4)
 
 
 def test_twelve_bits_are_scaled_by_their_own_range():
     values = np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8)
     pixels = decode_image(tiff_of_12_bits(values), 8)
     assert np.abs(pixels[..., 0] - values / (4095 / 255)).max() <= 0.5
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_kinds_of_tiff_that_pillow_does_not_decode_are_refused():
+    values = np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8)
+    for raw in (tiff_of_12_bits(values, ">"), tiff_of_12_bits(values)[:100]):
+        with pytest.raises(DataError, match="it is a damaged TIFF, or one of a kind that Pillow cannot decode"):
+            decode_image(raw, 8)
 
 
 def test_sixteen_bits_with_white_as_zero_are_not_inverted():

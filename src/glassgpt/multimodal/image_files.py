@@ -29,6 +29,8 @@ DRAFT_SCALE = 2
 """Times the wanted size at which a large JPEG is decoded at least: a photo of 12 megapixels in a tenth of the time."""
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
 """Tags of a TIFF, and a value of the second."""
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*")
+"""Beginnings of a little-endian and of a big-endian TIFF."""
 WHITE = (255, 255, 255)
 Fit = Literal["pad", "stretch", "crop"]
 """Ways to make a picture square: with white beside it, by changing its proportions, or by cutting its longer sides."""
@@ -51,7 +53,7 @@ def decode_image(raw: bytes, size: int, fit: Fit = "pad", max_pixels: int = MAX_
     """
     from PIL import Image
 
-    with _decoding(max_pixels), Image.open(io.BytesIO(raw), formats=FORMATS) as image:
+    with _decoding(max_pixels, raw), Image.open(io.BytesIO(raw), formats=FORMATS) as image:
         _require_size(image, max_pixels)  # from the header: nothing is decoded yet
         image.draft(None, (DRAFT_SCALE * size, DRAFT_SCALE * size))
         return np.array(_square(_rgb(image), size, fit), dtype=np.uint8)
@@ -65,8 +67,8 @@ def to_square(image: Image, size: int, fit: Fit = "pad", max_pixels: int = MAX_P
 
 
 @contextmanager
-def _decoding(max_pixels: int) -> Generator[None]:
-    """Make every error of Pillow a `DataError`."""
+def _decoding(max_pixels: int, raw: bytes = b"") -> Generator[None]:
+    """Make every error of Pillow a `DataError`, given the content of the file if there is one."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -74,6 +76,10 @@ def _decoding(max_pixels: int) -> Generator[None]:
     except DataError:
         raise
     except UnidentifiedImageError as error:
+        if raw.startswith(TIFF_SIGNATURES):  # such as big-endian with 12 bits per channel
+            raise DataError(
+                "it is a damaged TIFF, or one of a kind that Pillow cannot decode; save it as PNG or JPEG"
+            ) from error
         raise DataError(f"it is not a picture in one of the formats {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"it has more pixels than the {max_pixels:,} that are decoded (--max-pixels)") from error
