@@ -45,9 +45,7 @@ class RMSNorm(nn.Module):
 class BackwardRotary(RotaryEmbedding):
     """Rotate the other way, as NanoChat does; only the distance counts either way."""
 
-    def rotate(self, first: Tensor, second: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """See `RotaryEmbedding`."""
-        return first * cos + second * sin, second * cos - first * sin
+    direction = -1
 
 
 class ModernAttention(nn.Module):
