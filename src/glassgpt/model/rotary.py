@@ -26,10 +26,11 @@ class RotaryEmbedding(nn.Module):
         angles = torch.outer(torch.arange(context_length, dtype=torch.float32), frequencies)  # (context, D/2)
         cos, sin = angles.cos(), angles.sin()
         signed = self.direction * sin
+        # (2, context, D): what each channel is multiplied by, and what its partner is
         factors = torch.stack((torch.cat((cos, cos), -1), torch.cat((-signed, signed), -1)))
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
-        self.register_buffer("factors", factors, persistent=False)  # of each channel and of its partner, (2, context, D)
+        self.register_buffer("factors", factors, persistent=False)
 
     def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
         """Rotate x (B, H, T, D) by its positions (B, T); None means 0 … T - 1."""
