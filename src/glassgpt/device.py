@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 NO_CGROUP_LIMIT = 1 << 60
 """Control groups without a limit report a number near 2**63."""
+OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
+"""In the messages of errors about memory, that have no type of their own."""
 
 
 def pick_device(requested: str = "auto") -> torch.device:
@@ -106,9 +108,10 @@ def _cgroup_headroom(group: Path) -> int | None:
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Return whether an error means that memory ran out.
 
-    PyTorch raises `torch.OutOfMemoryError` for devices only; a failed host allocation is known by its message.
+    PyTorch raises `torch.OutOfMemoryError` for its own memory on a device only; failed allocations of the host, the driver
+    (a CUDA graph, pinned memory), Triton and NVIDIA's libraries are known by their messages.
     """
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
 
 
 def unless_out_of_memory(work: Callable[[], T]) -> T | None:

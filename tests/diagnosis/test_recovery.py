@@ -315,11 +315,26 @@ def test_micro_batch_never_grows_beyond_the_configured_size(grammar_dataset, tmp
     assert told.of("micro-batch grown") == [{"before": 1, "after": 2}]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("CUDA error: out of memory", True),  # a graph, or pinned memory
+        ("MPS backend out of memory (MPS allocated: 8.00 GB)", True),
+        ("Triton Error [CUDA]: out of memory", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_errors_about_memory_are_known_by_their_texts(text, expected):
+    assert is_out_of_memory(RuntimeError(text)) == expected
+
+
 def test_failed_host_allocation_counts_as_out_of_memory(grammar_dataset, tmp_path):
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 47, dtype=torch.int8)
     assert is_out_of_memory(caught.value)
-    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     trainer, told = trainer_for(grammar_dataset, tmp_path, recovery())
     LimitedMemory(trainer.train_step, 4, error=caught.value)
     trainer.run()
