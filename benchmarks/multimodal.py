@@ -3,6 +3,8 @@
     python tools/multimodal_data.py cifar10 CIFAR-10-images --out rows/cifar10
     python benchmarks/multimodal.py train cifar10 --rows rows/cifar10 --out results [--seed 1] [--label NAME] [--set SETTING=VALUE …]
     python benchmarks/multimodal.py text --rows rows/cifar10 --text train.jsonl --held-out val.jsonl --out results
+    python benchmarks/multimodal.py together --rows cifar10=rows/cifar10 digits=rows/digits/official --copies cifar10=8 digits=40 \
+        --text train.jsonl --held-out val.jsonl --out results
     python benchmarks/multimodal.py evaluate RUN rows.jsonl
     python benchmarks/multimodal.py collect results --out benchmarks/results/multimodal.json
 
@@ -15,36 +17,17 @@ steps that takes about so long.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import shlex
-import statistics
 import subprocess
-import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from glassgpt.training.checkpoint_layout import resolve_pointer
 from glassgpt.training.run_folder import RunFolder
 from multimodal_parts.collecting import collect
+from multimodal_parts.commands import GLASSGPT, Commands, Task, evaluate, flags, metrics, named, train, write
 from multimodal_parts.machine import description
-
-GLASSGPT = [sys.executable, "-m", "glassgpt"]
-TRIAL_STEPS = 300
-"""Steps in which the time of a step is measured."""
-TRIAL_OVERHEAD = 60
-"""Seconds of a run beside its steps: loading, compiling, the last validation and checkpoint."""
-
-
-class Task(NamedTuple):
-    """A task: its preset, and how its rows are prepared."""
-
-    preset: str
-    prepare: tuple[str, ...]
-    tuned: str = ""
-
+from multimodal_parts.together import arguments_of, train_together
 
 TASKS = {
     "cifar10": Task(
@@ -75,32 +58,6 @@ TASKS = {
 }
 
 
-class Commands:
-    """Runs commands of the package and keeps what was run.
-
-    Args:
-        log: file that receives their output.
-    """
-
-    def __init__(self, log: Path) -> None:
-        self._log, self.done = log, list[str]()
-
-    def run(self, *words: str | Path) -> float:
-        """Run `glassgpt …` and return its seconds.
-
-        Raises:
-            SystemExit: it failed.
-        """
-        command = [*GLASSGPT, *map(str, words)]
-        self.done.append(shlex.join(["glassgpt", *map(str, words)]))
-        started = time.perf_counter()
-        with self._log.open("a") as stream:
-            code = subprocess.run(command, stdout=stream, stderr=stream, check=False).returncode
-        if code:
-            raise SystemExit(f"{self.done[-1]} failed ({code}); see {self._log}")
-        return time.perf_counter() - started
-
-
 def prepare(commands: Commands, task: Task, rows: Path, data: Path) -> None:
     """Prepare the training rows of a task, unless they are prepared."""
     if data.exists():
@@ -110,55 +67,6 @@ def prepare(commands: Commands, task: Task, rows: Path, data: Path) -> None:
     commands.run(
         "prepare", rows / "train.jsonl", *tuned, *share, "--format", "multimodal", "--out", data, *task.prepare
     )
-
-
-def train(commands: Commands, task: Task, data: Path, run: Path, settings: Sequence[str], minutes: float) -> float:
-    """Train a run and return the seconds of it.
-
-    Args:
-        commands: runs the command.
-        task: names the preset.
-        data: the dataset.
-        run: folder of the run.
-        settings: `NAME=VALUE` each.
-        minutes: chooses the number of steps; 0 keeps that of the preset.
-    """
-    length = json.loads((data / "multimodal.json").read_text())["row_length"] - 1
-    words = ["train", task.preset, "--data", data, "--train.sequence-length", str(length)]
-    chosen = dict(each.split("=", 1) for each in settings)
-    if minutes:
-        trial = run.with_name(f"{run.name}-trial")
-        short = {**chosen, "train.max_steps": str(TRIAL_STEPS), "train.eval_every_steps": "0"}
-        commands.run(*words, *flags(short), "--out", trial)
-        steps = max(TRIAL_STEPS, int((60 * minutes - TRIAL_OVERHEAD) / step_seconds(trial)) // 100 * 100)
-        chosen["train.max_steps"] = str(steps)
-    return commands.run(*words, *flags(chosen), "--out", run)
-
-
-def flags(settings: Mapping[str, str]) -> list[str]:
-    """Return settings as words of a command."""
-    return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
-
-
-def step_seconds(run: Path) -> float:
-    """Return the median time of a step, in seconds, in the second half of a run."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    times = [(line["step"], line["seconds"]) for line in lines if "step" in line and "seconds" in line]
-    half = times[len(times) // 2 :]
-    pairs = itertools.pairwise(half)
-    return statistics.median(
-        (later[1] - sooner[1]) / (later[0] - sooner[0]) for sooner, later in pairs if later[0] > sooner[0]
-    )
-
-
-def evaluate(
-    commands: Commands, run: Path, rows: Path, out: Path, top: int, checkpoint: str = "best"
-) -> dict[str, Any]:
-    """Return the figures of a run on rows, without the answers, which stay in a file."""
-    words = ("--top", str(top), "--checkpoint", checkpoint, "--json-file", out, "--force")
-    commands.run("evaluate", run, "--rows", rows, *words)
-    figures = json.loads(out.read_text())
-    return {key: value for key, value in figures.items() if key != "answers"}
 
 
 def best_is_last(run: Path) -> bool:
@@ -183,7 +91,7 @@ def train_task(arguments: argparse.Namespace) -> None:
     if not best_is_last(run):
         for part, (path, file, top) in parts.items():
             figures[f"{part}, last checkpoint"] = evaluate(commands, run, path, out / f"last-{file}", top, "latest")
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = metrics(run)
     write(out / f"{name}.json", {
         "task": arguments.task, "label": arguments.label, "seed": arguments.seed, "settings": arguments.settings,
         "steps": max(line["step"] for line in lines if "step" in line), "seconds of training": round(seconds, 1),
@@ -214,37 +122,36 @@ def train_text(arguments: argparse.Namespace) -> None:
     medium = next(key for key in ("image", "audio") if key in line)
     first.write_text(json.dumps({**line, medium: str((rows / line[medium]).resolve())}) + "\n", encoding="utf-8")
     sources = {"text": [arguments.text, first], "text and media": [arguments.text, rows / "train.jsonl"]}
-    chosen = dict(each.split("=", 1) for each in arguments.settings)
+    chosen, geometry = named(arguments.settings), {"image-size": "32", "patch-size": "4"} | named(arguments.prepare)
     losses: dict[str, float] = {}
     shares: dict[str, float] = {}
     for name, paths in sources.items():
         data, run = out / f"{name.replace(' ', '-')}-data", arguments.runs / name.replace(" ", "-")
         if not data.exists():
-            commands.run("prepare", *paths, *held_out, *arguments.prepare, "--out", data)
+            commands.run("prepare", *paths, *held_out, *flags(geometry), "--out", data)
         shares[name] = text_share(data)
         sequences = round(arguments.batch_tokens / 1024 * shares["text"] / shares[name])
         commands.run(
             "train", "multimodal-124m", "--data", data, "--out", run, "--train.sequence-length", "1024",
             *flags({"train.batch_tokens": str(1024 * sequences), "train.eval_every_steps": "0", **chosen}),
         )  # fmt: skip
-        lines = [json.loads(each) for each in (run / "metrics.jsonl").read_text().splitlines()]
-        losses[name] = next(each["validation_loss"] for each in reversed(lines) if "validation_loss" in each)
+        losses[name] = next(each["validation_loss"] for each in reversed(metrics(run)) if "validation_loss" in each)
         write(out / "text.json", {
             "task": "text", "losses": losses, "shares of text": shares, "difference": losses[name] - losses["text"],
             "commands": commands.done, "machine": description(),
         })  # fmt: skip
 
 
+def start_together(arguments: argparse.Namespace) -> None:
+    """Train on text and the media of several tasks, and write one file with the figures of all."""
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    train_together(arguments, Commands(arguments.out / "together.log"))
+
+
 def text_share(data: Path) -> float:
     """Return the share of the positions of a dataset's training rows that is text."""
     split = json.loads((data / "multimodal.json").read_text())["train"]
     return split["tokens"] / (split["tokens"] + sum(split["positions"].values()))
-
-
-def write(path: Path, content: Any) -> None:
-    """Write a result file."""
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(path.read_text(encoding="utf-8"))
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -265,8 +172,11 @@ def main(given: Sequence[str] | None = None) -> None:
     text.add_argument("--text", type=Path, required=True)
     text.add_argument("--held-out", type=Path, required=True)
     text.add_argument("--batch-tokens", type=int, default=65536)
-    text.add_argument("--prepare", nargs="*", default=["--image-size", "32", "--patch-size", "4"])
+    text.add_argument("--prepare", nargs="*", default=[], metavar="OPTION=VALUE", help="such as image-size=64")
     text.set_defaults(run=train_text)
+    together = commands.add_parser("together")
+    arguments_of(together)
+    together.set_defaults(run=start_together)
     for each in (task, text):
         each.add_argument("--rows", type=Path, required=True, help="folder with train.jsonl and test.jsonl")
         each.add_argument("--out", type=Path, required=True)

@@ -113,3 +113,125 @@ def test_the_last_checkpoint_is_evaluated_besides_the_best(script, data, tmp_pat
     assert {"emoji-preset-1.answers.json", "last-emoji-preset-1.answers.json"} <= {
         path.name for path in (tmp_path / "out").iterdir()
     }
+
+
+def rows_of(folder, medium, number, **more):
+    """Write a folder of rows with as many media, whose text is their number."""
+    folder.mkdir(parents=True)
+    for part in ("train", "test"):
+        rows = [{medium: f"../files/{part}/{at}.bin", "text": f"{part} {at}", **more} for at in range(number)]
+        (folder / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def read_rows(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def tasks(tmp_path):
+    rows_of(tmp_path / "rows/photos", "image", 300)
+    rows_of(tmp_path / "rows/digits", "audio", 60)
+    return {name: tmp_path / "rows" / name for name in ("photos", "digits")}
+
+
+def test_rows_of_several_tasks_are_divided_by_their_media_and_repeated(script, tasks, tmp_path):
+    from multimodal_parts import together
+
+    counts = together.write_rows(tasks, {"digits": 3}, tmp_path / "out", test_rows=20)
+    train, validation = (read_rows(tmp_path / f"out/{name}.jsonl") for name in ("train", "validation"))
+    assert len(train) == counts["photos"]["train"] + 3 * counts["digits"]["train"]
+    assert counts["photos"]["train"] + counts["photos"]["validation"] == 300
+    assert 1 <= len(validation) <= 20
+    media = [{row.get("image") or row["audio"] for row in rows} for rows in (train, validation)]
+    assert not media[0] & media[1]
+    assert media[0] | media[1] >= {str(tmp_path / f"rows/files/train/{at}.bin") for at in range(60)}
+    test = read_rows(
+        tmp_path / "out/photos-test.jsonl"
+    )  # sorted by class, so the first rows alone would be of one class
+    assert [row["text"] for row in test] == [f"test {at}" for at in range(0, 300, 15)]
+    assert len(read_rows(tmp_path / "out/digits-test.jsonl")) == counts["digits"]["test"] == 20
+    together.write_rows(tasks, {}, tmp_path / "all", test_rows=0)
+    assert len(read_rows(tmp_path / "all/photos-test.jsonl")) == 300
+
+
+class Prepared(Recorded):
+    """Commands that are not run; prepare leaves the counts of a dataset, evaluate a loss of text, too."""
+
+    def run(self, *words):
+        words = [str(word) for word in words]
+        if "--resume" in words:
+            self.done.append(" ".join(words))
+            return 1.0
+        if words[0] == "prepare":
+            folder = Path(words[words.index("--out") + 1])
+            folder.mkdir()
+            split = {"tokens": 300, "positions": {"image": 600, "audio": 100}}
+            write_json(folder / "multimodal.json", {"row_length": 1025, "train": split})
+        seconds = super().run(*words)
+        if words[0] == "train":
+            with (Path(words[words.index("--out") + 1]) / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+                stream.write('{"step": 8, "validation_loss": 3.5}\n')
+        if "--data" in words and words[0] == "evaluate":
+            loss = 3.7 if "latest" in words else 3.6
+            write_json(words[words.index("--json-file") + 1], {"validation_loss": loss})
+        return seconds
+
+
+def test_one_model_is_evaluated_on_every_task_and_on_text(script, tasks, tmp_path, monkeypatch, capsys):
+    commands = Prepared()
+    monkeypatch.setattr(script, "Commands", lambda log: commands)
+    given = [
+        "together", "--rows", *(f"{name}={folder}" for name, folder in tasks.items()), "--copies", "digits=3",
+        "--text", "train.jsonl", "--held-out", "val.jsonl", "--prepare", "image-size=64", "patch-size=8",
+        "--set", "model.dropout=0.1", "--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs"),
+    ]  # fmt: skip
+    script.main(given)
+    kinds = [words.split()[0] for words in commands.done]
+    assert kinds == ["prepare", "prepare", "train", *["evaluate"] * 4]
+    assert "--tokenizer gpt2 --row-tokens 1024 --image-size 64 --patch-size 8 --rate 8000" in commands.done[0]
+    assert "multimodal-124m" in commands.done[2]
+    assert "--train.sequence-length 1024 --model.dropout 0.1 --seed 1" in commands.done[2]
+    found = json.loads((tmp_path / "out/together-preset-1.json").read_text())
+    assert {checkpoint: figures["validation_loss"] for checkpoint, figures in found["text"].items()} == {
+        "latest": 3.7,
+        "best": 3.6,
+    }
+    assert found["tasks"] == {name: {"rows": 2, "exact": 0.5, "by": {}} for name in tasks}
+    assert found["positions"] == {"tokens": 300, "image": 600, "audio": 100}
+    assert (found["steps"], found["seconds of training"], found["seconds of a step"]) == (8, 9.0, 0.5)
+    assert found["validation losses"] == {"8": 3.5}
+    write_json(tmp_path / "out/together-preset-1.json", found)
+    assert script.collect(tmp_path / "out")["exact answers"] == {}
+
+
+def test_a_second_start_resumes_the_run(script, tasks, data, tmp_path, monkeypatch, capsys):
+    commands = Prepared()
+    monkeypatch.setattr(script, "Commands", lambda log: commands)
+    out = tmp_path / "out"
+    for folder in (out / "together-data", out / "together-text"):
+        folder.mkdir(parents=True)
+        (folder / "multimodal.json").write_bytes((data / "multimodal.json").read_bytes())
+    run = tmp_path / "runs/together-preset-1"
+    write_metrics(run, [{"step": step, "seconds": step} for step in range(1, 5)])
+    script.main([
+        "together", "--rows", f"digits={tasks['digits']}", "--text", "t", "--held-out", "v", "--out", str(out),
+        "--runs", str(run.parent),
+    ])  # fmt: skip
+    assert commands.done[0] == f"train --resume --out {run}"
+    assert [words.split()[0] for words in commands.done[1:]] == ["evaluate"] * 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--copies photos=2", "--copies names photos, but --rows has digits"),
+        ("--copies digits=0", "--copies digits=0: give a number of 1 or more"),
+        ("--copies digits", "'digits' must be NAME=VALUE"),
+    ],
+)
+def test_wrong_copies_are_named_before_anything_runs(script, tasks, tmp_path, words, message):
+    required = ["--rows", f"digits={tasks['digits']}", "--text", "t", "--held-out", "v", "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as stop:
+        script.main(["together", *required, *words.split()])
+    assert message in str(stop.value)
+    assert not (tmp_path / "out/together.log").exists()
