@@ -56,17 +56,21 @@ def train_together(given: argparse.Namespace, commands: Commands) -> None:
     data, run, rows = given.out / "together-data", given.runs / name, given.out / "together-rows"
     result: dict[str, Any] = {"task": "together", "label": given.label, "seed": given.seed, "settings": given.settings}
     result |= {"copies": copies, "commands": commands.done, "machine": description()}
-    counts = write_rows(tasks, copies, rows, given.test_rows)
-    result["rows"] = counts
-    result["seconds of preparing"] = prepare(commands, given, rows, data)
+    file = given.out / f"{name}.json"
+    earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}  # of a start that was interrupted
+    commands.done += earlier.get("commands", [])
+    result["rows"] = write_rows(tasks, copies, rows, given.test_rows)
+    seconds = prepare(commands, given, rows, data)
+    result["seconds of preparing"] = round(seconds + earlier.get("seconds of preparing", 0.0), 1)
     result["positions"] = positions(data)
+    write(file, result)
     settings = [*given.settings, f"seed={given.seed}"]
     if run.exists():  # a second start continues the run
         commands.run("train", "--resume", "--out", run)
     else:
         train(commands, Task("multimodal-124m", ()), data, run, settings, given.minutes)
     result |= progress(run)
-    write(given.out / f"{name}.json", result)
+    write(file, result)
     result["text"] = {
         checkpoint: text_loss(
             commands, run, data.with_name("together-text"), given.out / f"{name}.text.json", checkpoint
@@ -77,7 +81,7 @@ def train_together(given: argparse.Namespace, commands: Commands) -> None:
     for task in tasks:
         answers = given.out / f"{name}.{task}.answers.json"
         result["tasks"][task] = evaluate(commands, run, rows / f"{task}-test.jsonl", answers, 0, "latest")
-        write(given.out / f"{name}.json", result)
+        write(file, result)
 
 
 def copies_of(tasks: Mapping[str, Path], given: Sequence[str]) -> dict[str, int]:
@@ -158,7 +162,7 @@ def prepare(commands: Commands, given: argparse.Namespace, rows: Path, data: Pat
         # A dataset needs training text, which is not used here; without --keep-duplicates the validation text would be dropped.
         sources = [given.held_out, "--validation-source", given.held_out, "--keep-duplicates"]
         seconds += commands.run("prepare", *sources, "--tokenizer", data, "--out", text)
-    return round(seconds, 1)
+    return seconds
 
 
 def positions(data: Path) -> dict[str, int]:

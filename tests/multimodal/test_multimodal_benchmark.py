@@ -213,12 +213,15 @@ def test_a_second_start_resumes_the_run(script, tasks, data, tmp_path, monkeypat
         (folder / "multimodal.json").write_bytes((data / "multimodal.json").read_bytes())
     run = tmp_path / "runs/together-preset-1"
     write_metrics(run, [{"step": step, "seconds": step} for step in range(1, 5)])
+    write_json(out / "together-preset-1.json", {"commands": ["prepare", "train"], "seconds of preparing": 60.0})
     script.main([
         "together", "--rows", f"digits={tasks['digits']}", "--text", "t", "--held-out", "v", "--out", str(out),
         "--runs", str(run.parent),
     ])  # fmt: skip
-    assert commands.done[0] == f"train --resume --out {run}"
-    assert [words.split()[0] for words in commands.done[1:]] == ["evaluate"] * 3
+    assert commands.done[2] == f"train --resume --out {run}"
+    found = json.loads((out / "together-preset-1.json").read_text())
+    assert [words.split()[0] for words in found["commands"]] == ["prepare", "train", "train", *["evaluate"] * 3]
+    assert found["seconds of preparing"] == 60.0
 
 
 @pytest.mark.parametrize(
