@@ -308,6 +308,27 @@ def test_loss_does_not_depend_on_how_the_batch_is_divided(chat_data):
     torch.testing.assert_close(loss.of(model, chunk_tokens=40)(inputs, targets), whole)
 
 
+@pytest.mark.parametrize("micro_batch_size", [1, 3])
+def test_reported_loss_is_that_of_the_learned_tokens_of_the_batch(micro_batch_size, chat_run, chat_data, tmp_path):
+    settings = {"train__max_steps": 4, "train__batch_tokens": 3 * 48, "train__learning_rate": 1e-12, "seed": 1}
+    config = configuration(chat_run, chat_data, train__micro_batch_size=micro_batch_size, **settings)
+    api.train(config, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    reported = [line["loss"] for line in lines if "loss" in line]
+    model = api.load(chat_run, device="cpu").model
+    batches = build_batches(chat_data.split("train"), 48, seed=1)
+    expected, counts = [], set()
+    for _ in range(4):
+        inputs, targets = batches.next(3)
+        learned = int((targets >= 0).sum())
+        with torch.inference_mode():
+            mean = ConversationLoss(model).eval()(inputs, targets)  # over all targets
+        expected.append(mean.item() * targets.numel() / learned)
+        counts.add(learned)
+    assert len(counts) > 1
+    assert reported == pytest.approx(expected, rel=1e-5)
+
+
 def test_evaluation_is_the_mean_over_the_supervised_tokens(chat_run, chat_data):
     model = api.load(chat_run, device="cpu").model
     result = evaluate_dataset(model, chat_data)

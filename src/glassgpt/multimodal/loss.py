@@ -33,8 +33,8 @@ class SpeechLoss(ConversationLoss):
         special_ids: ids that no sound says, such as that of the end-of-text token.
     """
 
-    metric_names: ClassVar[tuple[str, ...]] = ("ctc_loss", "ctc_skipped")
-    """The CTC loss in nats per supervised token; share of the spoken documents with more tokens than positions of sound."""
+    metric_names: ClassVar[tuple[str, ...]] = (*ConversationLoss.metric_names, "ctc_loss", "ctc_skipped")
+    """Besides that of conversations: the CTC loss in nats per supervised token; share of the spoken documents with more tokens than positions of sound."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class SpeechLoss(ConversationLoss):
         features = self.features(inputs, targets)
         loss = self.mean_nats(features, targets)
         ctc, skipped = self._ctc(features, inputs, targets)
-        self.metrics = (ctc.detach(), skipped)
+        self.metrics = (self.learned(targets), ctc.detach(), skipped)
         return loss + self._weight * ctc if self.model.training else loss
 
     def _measure(self, features: Tensor, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

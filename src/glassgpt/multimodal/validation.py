@@ -39,5 +39,7 @@ class SpeechValidator(Validator):
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """See `Validator.loss`."""
         nats = super().loss(inputs, targets)
-        self._ctc.append(self._trained.loss.metrics[0] * targets.numel())
+        loss = self._trained.loss
+        measured = dict(zip(loss.metric_names, loss.metrics, strict=True))
+        self._ctc.append(measured["ctc_loss"] * targets.numel())
         return nats

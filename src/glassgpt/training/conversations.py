@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +16,7 @@ from glassgpt.training.attention_modules import packed_rows
 from glassgpt.training.chunked_loss import sum_of_chunks
 from glassgpt.training.config import TrainConfig
 from glassgpt.training.loss import TrainingLoss
+from glassgpt.training.outcomes import LEARNED
 
 
 class ConversationLoss(TrainingLoss):
@@ -21,7 +24,8 @@ class ConversationLoss(TrainingLoss):
 
     In training the sum is divided by the number of supervised tokens that as many rows have on average. Divided by the
     number in each micro-batch, a token would count for more beside few others, and the gradient would depend on how the
-    batch is divided. In evaluation mode it is divided by the number of all targets, as `validation_loss` expects.
+    batch is divided. What is reported of a step is divided by its own number, as it would depend on which rows are drawn.
+    In evaluation mode the sum is divided by the number of all targets, as `validation_loss` expects.
 
     Args:
         model: the model.
@@ -31,6 +35,8 @@ class ConversationLoss(TrainingLoss):
     Attributes:
         supervised_share: the same.
     """
+
+    metric_names: ClassVar[tuple[str, ...]] = (LEARNED,)
 
     def __init__(self, model: LanguageModel, chunk_tokens: int = 0, supervised_share: float = 1.0) -> None:
         super().__init__(model, chunk_tokens)
@@ -42,6 +48,7 @@ class ConversationLoss(TrainingLoss):
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of inputs and targets (B, T) in nats per supervised token: a scalar; see `row_targets`."""
+        self.metrics = (self.learned(targets),)
         return self.mean_nats(self.features(inputs, targets), targets)
 
     def features(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -60,6 +67,10 @@ class ConversationLoss(TrainingLoss):
     def denominator(self, targets: Tensor) -> float:
         """Return what the summed loss of targets (B, T) is divided by."""
         return targets.numel() * (self.supervised_share if self.model.training else 1.0)
+
+    def learned(self, targets: Tensor) -> Tensor:
+        """Return the number of learned targets (B, T) relative to what their loss is divided by: a scalar."""
+        return (targets >= 0).sum() / self.denominator(targets)
 
     def _nats(self, features: Tensor, targets: Tensor) -> Tensor:
         """Return the summed negative log-probability of the targets that are not negative."""

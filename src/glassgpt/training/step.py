@@ -24,7 +24,7 @@ from glassgpt.training.distributed import DistributedContext, full_tensor
 from glassgpt.training.hardware import Hardware
 from glassgpt.training.lagged_metrics import LaggedMetrics
 from glassgpt.training.optimizers import set_learning_rate
-from glassgpt.training.outcomes import Applied, Outcome, OutOfMemory, Skipped
+from glassgpt.training.outcomes import LEARNED, Applied, Outcome, OutOfMemory, Skipped
 from glassgpt.training.snapshot import StepSnapshot
 from glassgpt.training.trainable import TrainableModel
 
@@ -191,10 +191,11 @@ class TrainStep(TrainableModel):
         if finished is None:
             return None
         queued, (loss, grad_norm, stop_requests, bad_micro_steps, at_fault, *values) = finished
+        loss_metrics = dict(zip(self.loss.metric_names, values, strict=True))
+        loss /= loss_metrics.pop(LEARNED, 0.0) or 1.0
         common = (queued.step, loss, grad_norm, queued.learning_rate)
         scaler_skipped = at_fault > 0 and self.scaler.is_enabled() and math.isfinite(loss)
         if at_fault > 0 and not scaler_skipped:
             self._halted.zero_()
             return Skipped(*common, stop_requests > 0, int(bad_micro_steps), queued.snapshot)
-        loss_metrics = dict(zip(self.loss.metric_names, values, strict=True))
         return Applied(*common, queued.data_seconds, stop_requests > 0, scaler_skipped, loss_metrics)
