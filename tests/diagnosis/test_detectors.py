@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from glassgpt.diagnosis.catalogue import entries
 from glassgpt.diagnosis.detectors.base import RunContext
+from glassgpt.diagnosis.detectors.divergence import DivergenceDetector
 from glassgpt.diagnosis.detectors.layers import EpsilonDetector
 from glassgpt.diagnosis.detectors.loss_spike import LossSpikeDetector, OutlierFilter, find_spikes
 from glassgpt.diagnosis.detectors.overfitting import OverfittingDetector
@@ -143,6 +144,29 @@ def test_spikes_before_a_rollback_do_not_count():
     detector.forget_after(350)
     found = [detector.on_step(metrics(step, losses[step - 1])) for step in range(351, 900)]
     assert [finding.code for finding in found if finding] == ["GG-SPK-002"]
+
+
+# Divergence
+
+
+def text_and_captions(n, seed, rows=4, share=0.2):
+    """Losses of small batches of rows of text (2.4 nats per token, 1,000 tokens) and of captions (0.05 nats, 100)."""
+    count = np.random.default_rng(seed).binomial(rows, share, n)
+    return (2400 * count + 5 * (rows - count)) / (1000 * count + 100 * (rows - count))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_batches_that_differ_are_no_divergence(seed):
+    losses = text_and_captions(4000, seed)
+    assert feed(DivergenceDetector(), losses) == []
+    (found,) = feed(DivergenceDetector(), np.concatenate([losses, losses[:60] + 4]))
+    assert (found.code, found.severity) == ("GG-DIV-001", "fatal")
+
+
+def test_spikes_around_the_best_median_do_not_hide_a_divergence():
+    losses = np.concatenate([curve(400), flat(60, 4.0)])
+    losses[[390, 395]] = 9
+    assert [finding.code for finding in feed(DivergenceDetector(), losses)] == ["GG-DIV-001"]
 
 
 # Stagnation

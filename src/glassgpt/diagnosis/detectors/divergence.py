@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from glassgpt.diagnosis.detectors.base import Detector
@@ -26,6 +26,9 @@ class DivergenceDetector(Detector):
     NATS, SHARE = 1.0, 0.25
     """Above the best median by this many nats and by this share of it: more than any spike of a healthy run leaves in
     a median of 20 steps."""
+    SCATTER = 1.25
+    """Above it also by this many times as much as the losses around the best median are: in small batches of rows that
+    differ, such as text and captions of pictures, the median depends on which rows most batches had."""
     STEPS = 20
     """Consecutive steps that far away after which the loss will not recover by itself; spikes are shorter."""
     CONFIDENCE = 0.6
@@ -34,6 +37,7 @@ class DivergenceDetector(Detector):
     def __init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=self.WINDOW)
         self._best_median = math.inf
+        self._scatter = 0.0  # of the steps of the best median
         self._steps_away = 0
         self.evidence: dict[str, Value] = {}
 
@@ -53,8 +57,10 @@ class DivergenceDetector(Detector):
         if len(self._recent) < self.WINDOW:
             return None
         median = statistics.median(self._recent)
-        self._best_median = min(self._best_median, median)
-        is_far = median > self._best_median + max(self.NATS, self.SHARE * self._best_median)
+        if median < self._best_median:
+            self._best_median, self._scatter = median, scatter(self._recent)
+        margin = max(self.NATS, self.SHARE * self._best_median, self.SCATTER * self._scatter)
+        is_far = median > self._best_median + margin
         self._steps_away = self._steps_away + 1 if is_far else 0
         self.evidence = {"median": median, "best": self._best_median}
         return Finding("GG-DIV-001", "fatal", self.evidence, self.CONFIDENCE) if self.is_diverging else None
@@ -68,10 +74,17 @@ class DivergenceDetector(Detector):
     def state_dict(self) -> dict[str, Any]:
         """See `Detector`."""
         best = self._best_median if math.isfinite(self._best_median) else None  # JSON has no infinity
-        return {"recent": list(self._recent), "best_median": best, "steps_away": self._steps_away}
+        own = {"best_median": best, "scatter": self._scatter, "steps_away": self._steps_away}
+        return {"recent": list(self._recent), **own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `Detector`."""
         self._recent = deque(state["recent"], maxlen=self.WINDOW)
         self._best_median = math.inf if state["best_median"] is None else state["best_median"]
+        self._scatter = state.get("scatter", 0.0)  # which older versions did not save
         self._steps_away = state["steps_away"]
+
+
+def scatter(losses: Collection[float]) -> float:
+    """Return how far losses are above their median: the third highest, since a spike may have two."""
+    return sorted(losses)[-3] - statistics.median(losses)
