@@ -157,3 +157,12 @@ def test_a_stretch_with_media_is_quoted_as_its_text(plan):
     quoted = _decode(trainer, 0, length)
     assert "tokens that the tokenizer does not know" not in quoted
     assert any(name in quoted for name in NAMES)
+
+
+@pytest.mark.parametrize(("strength", "expected"), [(0.0, ["GG-CFG-006"]), (0.5, [])])
+def test_many_epochs_of_media_that_change_each_time_are_healthy(strength, expected, named_data, run_main):
+    strengths = {"multimodal.augment_image": strength, "multimodal.augment_audio": strength}
+    settings = arguments(**{"train.max_steps": 20_000, **strengths})
+    _, out, _ = run_main("doctor", "nano", "--data", named_data, "--json", *settings)
+    found = [finding["code"] for check in json.loads(out)["checks"] for finding in check["findings"]]
+    assert [code for code in found if code == "GG-CFG-006"] == expected

@@ -44,6 +44,7 @@ from glassgpt.model.transformer import LanguageModel
 from glassgpt.multimodal.batches import EncodedDataset
 from glassgpt.multimodal.data_checks import check_media
 from glassgpt.multimodal.dataset import MultimodalDataset, is_multimodal
+from glassgpt.multimodal.fitting import is_augmented
 from glassgpt.multimodal.model import MultimodalModel
 from glassgpt.multimodal.run_checks import diagnose_encoders
 from glassgpt.training.checkpoint import find_checkpoint, read_state
@@ -170,7 +171,10 @@ def _plan(config: RunConfig, dataset: TokenDataset | None, out: Path) -> diagnos
         return model_to_train(dataclasses.replace(resolved, model=shape), None, trained_on)
 
     settings = trainer_config(resolved)
-    return diagnosis.TrainingPlan(resolved.model, settings, trained_on, out, build=build, source=dataset)
+    augmented = dataset is not None and is_augmented(resolved.multimodal, dataset.folder)
+    return diagnosis.TrainingPlan(
+        resolved.model, settings, trained_on, out, build=build, source=dataset, is_augmented=augmented
+    )
 
 
 def _problems(config: RunConfig, dataset: TokenDataset | None) -> list[str]:
@@ -212,6 +216,7 @@ def _doctor_run(run: RunFolder, data: Path | None, text: GenerationOptions | Non
         baseline,
         train_tokens=dataset.info.train.tokens if dataset is not None else 0,
         is_fresh=not config.init_from,
+        is_augmented=dataset is not None and is_augmented(config.multimodal, dataset.folder),
     )
     if isinstance(dataset, MultimodalDataset):
         yield from _check_encoders(run, config, dataset)

@@ -40,6 +40,7 @@ from glassgpt.errors import DataError, GlassGPTError, UsageError
 from glassgpt.locale import user_language
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.multimodal.batches import EncodedDataset
+from glassgpt.multimodal.fitting import is_augmented
 from glassgpt.training.checkpoint import (
     VerifiedCheckpoint,
     best_by_state,
@@ -342,7 +343,10 @@ def _check_startup(
     known_loss = None
     if config.init_from and model is not None:
         known_loss = read_state(find_checkpoint(RunFolder(Path(config.init_from)), "best")).best_loss
-    plan = diagnosis.TrainingPlan(config.model, trainer_config(config), dataset, run.path, weights, known_loss)
+    plan = diagnosis.TrainingPlan(
+        config.model, trainer_config(config), dataset, run.path, weights, known_loss,
+        is_augmented=is_augmented(config.multimodal, dataset.folder),
+    )  # fmt: skip
     found = print_startup_findings(diagnosis.run_startup_checks(plan, model), user_language())
     refuse_fatal(found)
     return found

@@ -69,6 +69,7 @@ class TrainingPlan:
         build: returns the model of this shape that training begins with: with those weights, with the adapter that is to be
             trained, with what the data need besides a language model.
         source: the dataset on disk, if training reads it in another way or mixes another one in.
+        is_augmented: whether training changes the data at random each time.
     """
 
     model: ModelConfig
@@ -79,6 +80,7 @@ class TrainingPlan:
     known_loss: float | None = None
     build: Callable[[ModelConfig], LanguageModel] = build_untrained
     source: TokenDataset | None = None
+    is_augmented: bool = False
 
     @property
     def is_fresh(self) -> bool:
@@ -241,7 +243,8 @@ def _check_settings(plan: TrainingPlan) -> Iterator[CheckResult]:
     yield settings_checks.check_adamw(plan.settings)
     yield settings_checks.check_dropout(plan.model)
     if plan.dataset is not None and not isinstance(plan.dataset, PreferenceDataset):  # a pair is no row of the context
-        yield settings_checks.check_epochs(plan.model, plan.settings, len(plan.training_tokens()))
+        tokens = len(plan.training_tokens())
+        yield settings_checks.check_epochs(plan.model, plan.settings, tokens, is_augmented=plan.is_augmented)
 
 
 def _check_model(plan: TrainingPlan, hardware: Hardware) -> Iterator[CheckResult]:

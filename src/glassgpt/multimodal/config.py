@@ -94,6 +94,12 @@ class MultimodalConfig:
         return self.flip_image or any((self.augment_image, self.restyle_image, *shares))
 
     @property
+    def changed(self) -> tuple[Modality, ...]:
+        """The modalities that are changed at random in training."""
+        changes = {"image": self.changes_images, "audio": self.augment_audio > 0}
+        return tuple(name for name in MODALITIES if changes[name])
+
+    @property
     def has_ctc(self) -> bool:
         """True if positions of sounds have a loss of their own."""
         return self.ctc_weight > 0 and "audio" in self.names

@@ -51,6 +51,18 @@ def data_problems(config: MultimodalConfig, folder: Path, sequence_length: int) 
     return [problem for problem in problems if problem]
 
 
+def is_augmented(config: MultimodalConfig, folder: Path) -> bool:
+    """Return whether a dataset's documents have a picture or a sound each that training changes at random.
+
+    Raises:
+        DataError: the summary of the documents is damaged.
+    """
+    if not is_multimodal(folder):
+        return False
+    train = MultimodalSummary.read(folder / MULTIMODAL_FILE).train
+    return sum(train.media.get(name, 0) for name in config.changed) >= train.documents
+
+
 def _unlearned_problem(summary: MultimodalSummary) -> str | None:
     """Return a problem if only the validation split has a modality, for which no encoder would be learned."""
     for name in MODALITIES:

@@ -53,6 +53,7 @@ def diagnose_run(
     *,
     train_tokens: int = 0,
     is_fresh: bool = True,
+    is_augmented: bool = False,
 ) -> Iterator[CheckResult]:
     """Yield every check of a run's files.
 
@@ -63,6 +64,7 @@ def diagnose_run(
         baseline: of its data, or None where the data are gone: then only ln V is known.
         train_tokens: size of its training text, or 0 where that is not known.
         is_fresh: whether it began with untrained weights.
+        is_augmented: whether training changed its data at random each time.
     """
     preconditions: list[CheckResult] = []
     if not log.is_imported:  # an imported run was not trained with its training settings, which are defaults
@@ -72,7 +74,7 @@ def diagnose_run(
             check_weight_decay(model, config),
             check_adamw(config),
             check_dropout(model),
-            *([check_epochs(model, config, train_tokens)] if train_tokens else []),
+            *([check_epochs(model, config, train_tokens, is_augmented=is_augmented)] if train_tokens else []),
         ]
     yield from preconditions
     yield check_log_files(log)

@@ -83,11 +83,14 @@ def _lacks_warmup(model: ModelConfig, settings: TrainerConfig) -> bool:
     )
 
 
-def check_epochs(model: ModelConfig, settings: TrainerConfig, train_tokens: int) -> CheckResult:
-    """Report many epochs, unless dropout or early stopping limits overfitting."""
+def check_epochs(
+    model: ModelConfig, settings: TrainerConfig, train_tokens: int, *, is_augmented: bool = False
+) -> CheckResult:
+    """Report many epochs, unless dropout, early stopping or data that are changed each time limit overfitting."""
     asked = settings.train.max_steps * settings.train.batch_tokens
     epochs = asked / max(1, train_tokens)
-    is_guarded = max(model.dropout, model.token_dropout) >= 0.1 or settings.train.early_stop_evaluations > 0
+    has_dropout = max(model.dropout, model.token_dropout) >= 0.1
+    is_guarded = has_dropout or is_augmented or settings.train.early_stop_evaluations > 0
     findings: tuple[Finding, ...] = ()
     if epochs > MANY_EPOCHS and not is_guarded:
         values = {"epochs": round(epochs, 1), "tokens": train_tokens, "asked": asked}
