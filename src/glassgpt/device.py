@@ -6,6 +6,7 @@ A base module: it imports nothing of this package but `errors`.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,8 +20,8 @@ T = TypeVar("T")
 
 NO_CGROUP_LIMIT = 1 << 60
 """Control groups without a limit report a number near 2**63."""
-OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
-"""In the messages of errors about memory, that have no type of their own."""
+OUT_OF_MEMORY = re.compile("can't allocate memory|out of memory|STATUS_ALLOC_FAILED")
+"""In the messages of errors about memory that have no type of their own."""
 
 
 def pick_device(requested: str = "auto") -> torch.device:
@@ -111,7 +112,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     PyTorch raises `torch.OutOfMemoryError` for its own memory on a device only; failed allocations of the host, the driver
     (a CUDA graph, pinned memory), Triton and NVIDIA's libraries are known by their messages.
     """
-    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
+    return isinstance(error, torch.OutOfMemoryError) or OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def unless_out_of_memory(work: Callable[[], T]) -> T | None:
