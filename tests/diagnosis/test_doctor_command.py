@@ -18,6 +18,15 @@ def test_doctor_on_a_preset(run_main, grammar_data):
     assert "initial loss" in err  # progress
 
 
+@pytest.mark.parametrize("has_data", [True, False])
+def test_doctor_reports_a_warmup_that_training_would_shorten(has_data, run_main, grammar_data):
+    data = ["--data", grammar_data] if has_data else []
+    code, out, _ = run_main("doctor", "nano", *data, "--schedule.warmup-steps", "2000", "--json")
+    found = [finding for check in json.loads(out)["checks"] for finding in check["findings"]]
+    assert (code, [finding["code"] for finding in found]) == (0, ["GG-CFG-002"])
+    assert found[0]["seen"] == {"warmup": 2000, "steps": 300, "taken": 30}
+
+
 def test_doctor_on_an_invalid_configuration(run_main, grammar_data):
     code, out, _ = run_main("doctor", "nano", "--data", grammar_data, "--model.n-head", "7", "--language", "ko")
     assert code == 1

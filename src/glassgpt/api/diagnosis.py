@@ -170,7 +170,8 @@ def _plan(config: RunConfig, dataset: TokenDataset | None, out: Path) -> diagnos
     def build(shape: ModelConfig) -> LanguageModel:
         return model_to_train(dataclasses.replace(resolved, model=shape), None, trained_on)
 
-    settings = trainer_config(resolved)
+    # A warmup that `resolve_config` shortened is reported as it was given.
+    settings = dataclasses.replace(trainer_config(resolved), schedule=config.schedule)
     augmented = dataset is not None and is_augmented(resolved.multimodal, dataset.folder)
     return diagnosis.TrainingPlan(
         resolved.model, settings, trained_on, out, build=build, source=dataset, is_augmented=augmented
