@@ -123,8 +123,14 @@ def test_sixteen_bits_with_white_as_zero_are_not_inverted():
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_numbers_of_unknown_range_are_refused(mode):
-    with pytest.raises(DataError, match="32 bits per channel, whose range is unknown"):
+    with pytest.raises(DataError, match="32 bits or a sign, so that their range is unknown"):
         decode_image(encoded(Image.new(mode, (8, 8), 1), "TIFF"), 8)
+
+
+def test_signed_numbers_are_refused():
+    raw = encoded(Image.fromarray(np.zeros((8, 8), dtype=np.uint16)), "TIFF", tiffinfo={339: 2})  # SampleFormat
+    with pytest.raises(DataError, match="32 bits or a sign, so that their range is unknown"):
+        decode_image(raw, 8)
 
 
 def test_transparent_parts_are_white():

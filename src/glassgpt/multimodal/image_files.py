@@ -109,7 +109,9 @@ def _rgb(image: Image) -> Image:
     black, white = _black_and_white(image)
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") and not has_16_bits:
-        raise DataError("it has 32 bits per channel, whose range is unknown; save it with 8 or 16 bits")
+        raise DataError(
+            "its channels have 32 bits or a sign, so that their range is unknown; save it with 8 or 16 bits"
+        )
     if has_16_bits:
         image = _with_8_bits(image, black, white)
     if image.has_transparency_data:

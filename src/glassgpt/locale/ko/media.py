@@ -12,7 +12,7 @@ MESSAGES = {
     "its rate is {}; it must be from {} to {} per second": "샘플레이트가 {0}입니다. 초당 {1}에서 {2}까지여야 합니다",
     "it is not sound that can be decoded (WAV, FLAC, Ogg, MP3): {}": "디코딩할 수 있는 소리(WAV, FLAC, Ogg, MP3)가 아닙니다: {0}",
     "the picture is damaged: {}": "그림이 손상되었습니다: {0}",
-    "it has 32 bits per channel, whose range is unknown; save it with 8 or 16 bits": "채널당 32비트라 값의 범위를 알 수 없습니다. 8비트나 16비트로 저장하세요",
+    "its channels have 32 bits or a sign, so that their range is unknown; save it with 8 or 16 bits": "채널이 32비트이거나 부호가 있어 값의 범위를 알 수 없습니다. 8비트나 16비트로 저장하세요",
     "it is a damaged TIFF, or one of a kind that Pillow cannot decode; save it as PNG or JPEG": "손상되었거나 Pillow가 디코딩할 수 없는 종류의 TIFF입니다. PNG나 JPEG로 저장하세요",
     "it is not a picture in one of the formats {}": "다음 형식의 그림이 아닙니다: {0}",
     "it has more pixels than the {} that are decoded (--max-pixels)": "픽셀이 디코딩하는 한도 {0}개(--max-pixels)보다 많습니다",
