@@ -45,7 +45,9 @@ class RMSNorm(nn.Module):
 class BackwardRotary(RotaryEmbedding):
     """Rotate the other way, as NanoChat does; only the distance counts either way."""
 
-    direction = -1
+    def rotate(self, first: Tensor, second: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """See `RotaryEmbedding`."""
+        return first * cos + second * sin, second * cos - first * sin
 
 
 class ModernAttention(nn.Module):

@@ -18,28 +18,25 @@ class RotaryEmbedding(nn.Module):
 
     cos: Tensor
     sin: Tensor
-    factors: Tensor
-    direction = 1
 
     def __init__(self, context_length: int, frequencies: Tensor) -> None:
         super().__init__()
         angles = torch.outer(torch.arange(context_length, dtype=torch.float32), frequencies)  # (context, D/2)
-        cos, sin = angles.cos(), angles.sin()
-        signed = self.direction * sin
-        # (2, context, D): what each channel is multiplied by, and what its partner is
-        factors = torch.stack((torch.cat((cos, cos), -1), torch.cat((-signed, signed), -1)))
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
-        self.register_buffer("factors", factors, persistent=False)
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
 
     def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
         """Rotate x (B, H, T, D) by its positions (B, T); None means 0 … T - 1."""
         if positions is None:
-            own, other = self.factors[:, : x.size(2)]  # (T, D)
+            cos, sin = self.cos[: x.size(2)], self.sin[: x.size(2)]  # (T, D/2)
         else:
-            own, other = self.factors[:, positions].unsqueeze(2)  # (B, 1, T, D)
-        partners = x.roll(x.size(-1) // 2, dims=-1)
-        return (x * own + partners * other).type_as(x)  # in float32, as the factors are
+            cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]  # (B, 1, T, D/2)
+        first, second = x.float().chunk(2, dim=-1)
+        return torch.cat(self.rotate(first, second, cos, sin), dim=-1).type_as(x)
+
+    def rotate(self, first: Tensor, second: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotate the pairs (first, second) by the angle of this cosine and sine."""
+        return first * cos - second * sin, second * cos + first * sin
 
 
 def split_heads(x: Tensor, head_dim: int) -> Tensor:
