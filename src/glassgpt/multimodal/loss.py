@@ -34,7 +34,8 @@ class SpeechLoss(ConversationLoss):
     """
 
     metric_names: ClassVar[tuple[str, ...]] = (*ConversationLoss.metric_names, "ctc_loss", "ctc_skipped")
-    """Besides that of conversations: the CTC loss in nats per supervised token; share of the spoken documents with more tokens than positions of sound."""
+    """Besides that of conversations: the CTC loss in nats per supervised token; share of the spoken documents with more
+    tokens than positions of sound."""
 
     def __init__(
         self,

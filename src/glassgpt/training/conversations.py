@@ -24,8 +24,8 @@ class ConversationLoss(TrainingLoss):
 
     In training the sum is divided by the number of supervised tokens that as many rows have on average. Divided by the
     number in each micro-batch, a token would count for more beside few others, and the gradient would depend on how the
-    batch is divided. What is reported of a step is divided by its own number, as it would depend on which rows are drawn.
-    In evaluation mode the sum is divided by the number of all targets, as `validation_loss` expects.
+    batch is divided. The loss reported for a step is divided by the step's own number; otherwise it would depend on which
+    rows are drawn. In evaluation mode the sum is divided by the number of all targets, as `validation_loss` expects.
 
     Args:
         model: the model.

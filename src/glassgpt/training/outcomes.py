@@ -16,9 +16,9 @@ from glassgpt.training.memory_plan import MemoryPlan
 from glassgpt.training.snapshot import InitialState, StepSnapshot
 
 LEARNED = "learned"
-"""Metric of a loss that counts some of the targets: their number in a batch relative to what the loss was divided by.
+"""Metric of a loss over some of the targets: their number in a batch relative to what the loss was divided by.
 
-The loss that is reported is divided by it. It is not reported itself.
+The reported loss is divided by it; it is not reported itself.
 """
 
 
@@ -28,7 +28,7 @@ class Applied:
 
     Attributes:
         step: number of the step; the first is 1.
-        loss: mean over the batch and all ranks before the update, in nats per token that is learned.
+        loss: mean over the batch and all ranks before the update, in nats per learned token.
         grad_norm: global norm before clipping.
         learning_rate: rate of the update.
         data_seconds: seconds in which the host waited for batches.

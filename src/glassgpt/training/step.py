@@ -192,7 +192,7 @@ class TrainStep(TrainableModel):
             return None
         queued, (loss, grad_norm, stop_requests, bad_micro_steps, at_fault, *values) = finished
         loss_metrics = dict(zip(self.loss.metric_names, values, strict=True))
-        loss /= loss_metrics.pop(LEARNED, 0.0) or 1.0
+        loss /= loss_metrics.pop(LEARNED, 1.0) or 1.0  # 0 if nothing in the batch is learned
         common = (queued.step, loss, grad_norm, queued.learning_rate)
         scaler_skipped = at_fault > 0 and self.scaler.is_enabled() and math.isfinite(loss)
         if at_fault > 0 and not scaler_skipped:

@@ -86,5 +86,5 @@ class DivergenceDetector(Detector):
 
 
 def scatter(losses: Collection[float]) -> float:
-    """Return how far losses are above their median: the third highest, since a spike may have two."""
+    """Return how far the third highest loss is above the median; the two highest may be a spike."""
     return sorted(losses)[-3] - statistics.median(losses)

@@ -3,7 +3,7 @@
 Noise depends on a sequence's position only, so a sequence that waits and is prefilled again loses nothing.
 
 Memory may be short for a while only: during long prompts, or beside another program. So the number of sequences grows
-again, by one each time as many have ended as are allowed. It halves quickly and grows slowly, as TCP's window does, so
+again, by one whenever as many have ended as may be active. It halves quickly and grows slowly, as TCP's window does, so
 that where memory stays short it seldom runs out.
 """
 
@@ -55,7 +55,7 @@ class ShrinkingScheduler(Scheduler):
         self._tried_alone: SequenceState | None = None
 
     def finish(self, sequence: SequenceState) -> None:
-        """See `Scheduler`; allow one more active sequence if as many as are allowed have ended."""
+        """See `Scheduler`; allow one more active sequence once as many have ended as may be active."""
         if sequence in self._active and self._max_active < self._decoder.slots:
             self._n_ended += 1
             if self._n_ended >= self._max_active:
