@@ -51,7 +51,7 @@ def arguments_of(parser: argparse.ArgumentParser) -> None:
 def train_together(given: argparse.Namespace, commands: Commands) -> None:
     """Prepare, train and evaluate; the result file is written again after each step that takes long."""
     name = f"together-{given.label}-{given.seed}"
-    tasks = {task: Path(folder) for task, folder in named(given.rows).items()}
+    tasks = tasks_of(given.rows)
     copies = copies_of(tasks, given.copies)
     data, run, rows = given.out / "together-data", given.runs / name, given.out / "together-rows"
     result: dict[str, Any] = {"task": "together", "label": given.label, "seed": given.seed, "settings": given.settings}
@@ -82,6 +82,20 @@ def train_together(given: argparse.Namespace, commands: Commands) -> None:
         answers = given.out / f"{name}.{task}.answers.json"
         result["tasks"][task] = evaluate(commands, run, rows / f"{task}-test.jsonl", answers, 0, "latest")
         write(file, result)
+
+
+def tasks_of(given: Sequence[str]) -> dict[str, Path]:
+    """Return the folders of rows by task.
+
+    Raises:
+        SystemExit: a folder lacks its rows.
+    """
+    tasks = {task: Path(folder) for task, folder in named(given).items()}
+    for folder in tasks.values():
+        for file in ("train.jsonl", "test.jsonl"):
+            if not (folder / file).is_file():
+                raise SystemExit(f"{folder} has no {file}; write the rows with tools/multimodal_data.py")
+    return tasks
 
 
 def copies_of(tasks: Mapping[str, Path], given: Sequence[str]) -> dict[str, int]:

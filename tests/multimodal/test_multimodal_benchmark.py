@@ -230,6 +230,7 @@ def test_a_second_start_resumes_the_run(script, tasks, data, tmp_path, monkeypat
         ("--copies photos=2", "--copies names photos, but --rows has digits"),
         ("--copies digits=0", "--copies digits=0: give a number of 1 or more"),
         ("--copies digits", "'digits' must be NAME=VALUE"),
+        ("--rows digits=nowhere", "nowhere has no train.jsonl; write the rows with tools/multimodal_data.py"),
     ],
 )
 def test_wrong_copies_are_named_before_anything_runs(script, tasks, tmp_path, words, message):
