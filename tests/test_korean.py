@@ -3,7 +3,10 @@
 import re
 import subprocess
 import sys
+from collections import Counter
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import get_args
 
 import pytest
@@ -16,7 +19,7 @@ from glassgpt.cli.language import use_user_language
 from glassgpt.diagnosis.catalogue import reason, reasons, words
 from glassgpt.diagnosis.replay_result import Cause
 from glassgpt.errors import UsageError
-from glassgpt.locale import VARIABLE, to_korean, user_language
+from glassgpt.locale import VARIABLE, ko, to_korean, user_language
 from glassgpt.locale.ko import CONNECTED, HELP, MESSAGES, PARTS
 from glassgpt.locale.particles import choose_particles, final_consonant
 from help_texts import help_texts
@@ -51,6 +54,15 @@ def test_every_help_text_has_a_translation():
 
 def test_no_translation_is_left_without_its_english_text():
     assert translations.unused() == []
+
+
+def test_each_text_is_translated_in_one_module():
+    """Of two translations only the later would be shown."""
+    modules = [import_module(f"{ko.__name__}.{module.name}") for module in iter_modules(ko.__path__)]
+    tables = [vars(module)["MESSAGES"] for module in modules if "MESSAGES" in vars(module)]
+    texts = Counter(english for table in tables for english in table)
+    assert len(tables) > 20
+    assert [english for english, count in texts.items() if count > 1] == []
 
 
 def test_translations_use_each_value():

@@ -56,7 +56,7 @@ class ConsoleObserver(IndexObserver):
     @contextmanager
     def encoding(self, total_passages: int) -> Generator[Callable[[int], None]]:
         """Show a bar."""
-        with console.progress("encoding", total_passages, unit="passages") as meter:
+        with console.progress("computing vectors", total_passages, unit="passages") as meter:
             yield meter.advance
 
 

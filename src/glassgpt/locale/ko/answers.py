@@ -10,7 +10,6 @@ MESSAGES = {
     "Nothing in the documents shares a word with this question.": "문서에 이 질문과 겹치는 말이 없습니다.",
     "The nearest passage:": "가장 가까운 문단:",
     "Options": "선택지",
-    "answering": "답하는 중",
     "option": "선택지",
     "probability": "확률",
     "--option must be given at least twice, and none of them may be empty": "--option은 두 번 이상, 빈 것 없이 지정해야 합니다",

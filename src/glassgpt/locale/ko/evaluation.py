@@ -49,7 +49,6 @@ MESSAGES = {
     "{}: cannot parse {}; expected NAME=VALUE, such as top_p=0.9": "{0}: {1}을(를) 읽을 수 없습니다. top_p=0.9처럼 이름=값 꼴로 지정하세요",
     "{}: every held-out document is empty; prepare it again with text in it": "{0}: 검증용 문서가 모두 비어 있습니다. 글이 든 데이터로 다시 준비하세요",
     "skipped {} empty held-out documents": "빈 검증용 문서 {0}개를 건너뛰었습니다",
-    "documents": "문서",
     "the model's loss is NaN, so its weights are damaged; use an earlier checkpoint, and run: glassgpt doctor RUN": "모델의 손실이 NaN입니다. 가중치가 손상되었습니다. 앞선 체크포인트를 쓰고 진단하세요: glassgpt doctor RUN",
     "--context-length must be from 1 to {}, or 0 for the whole context, not {}": "--context-length: {1} 값은 쓸 수 없습니다. 1에서 {0}까지나, 컨텍스트 전체를 뜻하는 0을 지정하세요",
     "the held-out text has only {} prompts; {} were requested": "프롬프트 {1}개를 요청했지만 검증용 글에서 {0}개만 나옵니다",

@@ -21,6 +21,7 @@ MESSAGES = {
     "it has {} bytes, more than the {} that are read": "{0}바이트입니다. {1}바이트까지만 읽습니다",
     "it cannot be opened: {}": "열 수 없습니다: {0:t}",
     "decoding": "디코딩",
+    "tokenizing": "토큰화",
     # rows
     "{}, part {}": "{0:t}, {1:n}번째 부분",
     "{}: the keys are {}; a row needs text, content or messages to learn": "{0:t}: 키가 {1}입니다. 행에는 배울 것으로 text, content, messages 중 하나가 있어야 합니다",
@@ -85,7 +86,6 @@ MESSAGES = {
     "{} holds {}, which cannot be continued as a text; give a dataset of text with --data DIR": "{0}에는 {1:t}이(가) 들어 있어 글처럼 이어 쓸 수 없습니다. --data DIR로 글 데이터셋을 주세요",
     # the summary
     "rows of {} positions": "{0}위치짜리 행",
-    "learned tokens": "배우는 토큰",
     "cut documents": "끝이 잘린 문서",
     "dropped documents": "버린 문서",
     "positions of pictures": "그림의 위치",

@@ -47,7 +47,6 @@ MESSAGES = {
     "name": "이름",
     "shape": "모양",
     "copies": "개수",
-    "share": "비율",
     "component": "구성 요소",
     "to run": "추론",
     "to train (AdamW, 16-bit activations)": "학습(AdamW, 16비트 활성값)",

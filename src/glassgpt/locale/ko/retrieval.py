@@ -36,7 +36,7 @@ MESSAGES = {
     "no passage contains a word of the question": "질문의 단어가 든 문단이 없습니다",
     "indexing": "인덱싱",
     "searching": "검색",
-    "encoding": "벡터 계산",
+    "computing vectors": "벡터 계산",
     "passages": "문단",
     "an index with dense vectors": "밀집 벡터가 있는 인덱스",
     "{} has another shape than {}": "{0}의 모양이 {1}과(와) 맞지 않습니다",

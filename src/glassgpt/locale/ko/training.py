@@ -129,7 +129,6 @@ MESSAGES = {
     "data": "데이터",
     "forward": "순전파",
     "backward": "역전파",
-    "optimizer": "옵티마이저",
     "ms": "ms",
     "cpu ({} threads)": "cpu(스레드 {0}개)",
     "{} has no checkpoint yet{}": "{0}에 아직 체크포인트가 없습니다{1:t}",
