@@ -19,6 +19,7 @@ from glassgpt.data import chat
 from glassgpt.data.chat.plain import PLAIN_TEMPLATE
 from glassgpt.data.observer import PrepareObserver
 from glassgpt.errors import DataError, MissingExtraError, UsageError
+from glassgpt.multimodal import decoding
 from glassgpt.multimodal.dataset import MEDIA, STARTS, SUPERVISED, MultimodalDataset
 from glassgpt.multimodal.dividing import divide, drop_duplicates, shared_documents
 from glassgpt.multimodal.documents import Document, Turn
@@ -216,6 +217,34 @@ def test_bad_files_are_named_and_nothing_is_written(source, tmp_path):
     assert "line 14" in note
     with pytest.raises(DataError, match="1 bad rows were skipped before"):
         prepare(tmp_path / "again", rows, skip_bad=1)
+
+
+def test_a_file_that_many_rows_name_is_decoded_once(tmp_path, monkeypatch):
+    """The dataset is that of as many files with the same content, down to the bytes."""
+    names = [save_picture(tmp_path / "0.png"), save_picture(tmp_path / "1.png", 1), save_sound(tmp_path / "2.wav")]
+    again, copied = [], []
+    for copy in range(20):
+        for name in names:
+            own = name.with_name(f"{copy}-{name.name}")
+            own.write_bytes(name.read_bytes())
+            key, text = ("audio" if name.suffix == ".wav" else "image"), f"copy {copy}"
+            again.append({key: name.name, "text": text})
+            copied.append({key: own.name, "text": text})
+    decoded = []
+
+    def load(medium, options, load_medium=decoding.load_medium):
+        decoded.append(medium.path)
+        return load_medium(medium, options)
+
+    monkeypatch.setattr(decoding, "load_medium", load)
+    monkeypatch.setattr(decoding, "AHEAD", 1)
+    held_out = (str(write_rows(tmp_path / "held-out.jsonl", [{"image": "0.png", "text": "a"}])),)
+    for folder, rows in (("once", again), ("copies", copied)):
+        decoded.clear()
+        prepare(tmp_path / folder, write_rows(tmp_path / f"{folder}.jsonl", rows), validation_sources=held_out)
+        assert len(decoded) == (61 if folder == "copies" else 4)
+    for file in ("media-00000.bin", "media.index", "train-00000.bin", "train.flags", "train.media"):
+        assert (tmp_path / "once" / file).read_bytes() == (tmp_path / "copies" / file).read_bytes()
 
 
 def test_pipes_and_devices_are_not_read(source, tmp_path):

@@ -8,7 +8,7 @@ import re
 import stat
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,26 +107,33 @@ def store_documents(
     """
     with warnings.catch_warnings():  # around the threads, which share the filters
         warnings.simplefilter("ignore")  # Pillow warns of oddities in files that it reads all the same
-        for document, items in _decoded(documents, options, bad_rows):
-            yield _stored(document, items, media, options.geometry, remarks)
+        stored: dict[MediaSource, StoredMedium] = {}
+        for document, items in _decoded(documents, options, bad_rows, stored):
+            yield _stored(document, items, media, options.geometry, remarks, stored)
 
 
 def _decoded(
-    documents: Iterable[SourceDocument], options: DecodeOptions, bad_rows: BadRows
-) -> Iterator[tuple[SourceDocument, list[MediaItem]]]:
-    waiting: deque[tuple[SourceDocument, Future[list[MediaItem]]]] = deque()
+    documents: Iterable[SourceDocument],
+    options: DecodeOptions,
+    bad_rows: BadRows,
+    stored: Mapping[MediaSource, StoredMedium],
+) -> Iterator[tuple[SourceDocument, list[MediaItem | None]]]:
+    """Yield documents with their media in order; None stands for one that is stored already."""
+    waiting: deque[tuple[SourceDocument, Future[list[MediaItem | None]] | None]] = deque()
     pool = ThreadPoolExecutor(options.workers)
 
-    def done() -> Iterator[tuple[SourceDocument, list[MediaItem]]]:
+    def done() -> Iterator[tuple[SourceDocument, list[MediaItem | None]]]:
         document, future = waiting.popleft()
         try:
-            yield document, future.result()
+            yield document, [None] * len(document.media) if future is None else future.result()
         except DataError as error:
             bad_rows.skip(document.origin, error)
 
     try:
         for document in documents:
-            waiting.append((document, pool.submit(_load_all, document, options)))
+            is_stored = all(source in stored for source in document.media)
+            future = None if is_stored else pool.submit(_load_all, document, options, stored)
+            waiting.append((document, future))
             if len(waiting) > AHEAD:
                 yield from done()
         while waiting:
@@ -135,11 +142,13 @@ def _decoded(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _load_all(document: SourceDocument, options: DecodeOptions) -> list[MediaItem]:
-    items: list[MediaItem] = []
+def _load_all(
+    document: SourceDocument, options: DecodeOptions, stored: Mapping[MediaSource, StoredMedium]
+) -> list[MediaItem | None]:
+    items: list[MediaItem | None] = []
     for source in document.media:
         try:
-            items.append(load_medium(source, options))
+            items.append(None if source in stored else load_medium(source, options))
         except DataError as error:
             where = "" if source.label == document.origin else f"{document.origin}: "
             raise DataError(f"{where}{source.label}: {error}") from error
@@ -147,8 +156,14 @@ def _load_all(document: SourceDocument, options: DecodeOptions) -> list[MediaIte
 
 
 def _stored(
-    document: SourceDocument, items: list[MediaItem], media: MediaWriter, geometry: Geometry, remarks: Remarks
+    document: SourceDocument,
+    items: Sequence[MediaItem | None],
+    media: MediaWriter,
+    geometry: Geometry,
+    remarks: Remarks,
+    stored: dict[MediaSource, StoredMedium],
 ) -> Document:
+    """Return the document with its media stored, and remember those that are files."""
     left = iter(items)
     turns: list[Turn] = []
     for turn in document.turns:
@@ -156,12 +171,16 @@ def _stored(
         for part in turn.parts:
             if isinstance(part, str):
                 parts.append(part)
-                continue
-            item = next(left)
-            origin = str(part.path) if part.path else document.origin
-            parts.append(StoredMedium(item.modality, media.add(item, origin), geometry.positions(item)))
-            if item.modality == "audio" and not np.any(item.data):
-                remarks.add("silent", origin)
+            elif (item := next(left)) is None:
+                parts.append(stored[part])
+            else:
+                origin = str(part.path) if part.path else document.origin
+                medium = StoredMedium(item.modality, media.add(item, origin), geometry.positions(item))
+                parts.append(medium)
+                if part.path:
+                    stored[part] = medium
+                if item.modality == "audio" and not np.any(item.data):
+                    remarks.add("silent", origin)
         turns.append(Turn(tuple(parts), turn.learned, turn.role))
     _remark_names(document, remarks)
     return Document(tuple(turns), document.origin)

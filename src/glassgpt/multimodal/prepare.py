@@ -153,7 +153,7 @@ def prepare_multimodal(options: MultimodalOptions, observer: PrepareObserver | N
                 len(reader.bad_rows),
                 options.recorded(),
             )
-            write_dataset(folder, division.splits, media, tokenizer, written)
+            write_dataset(folder, division.splits, media, tokenizer, written, observer)
         finally:
             media.abort()
         write_samples(MultimodalDataset.open(folder), folder)

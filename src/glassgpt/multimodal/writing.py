@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from glassgpt.data.chat.jinja_template import compile_template
+from glassgpt.data.chat.jinja_template import JinjaTemplate, compile_template
 from glassgpt.data.chat.plain import PLAIN_TEMPLATE
 from glassgpt.data.files import write_atomically
+from glassgpt.data.observer import PrepareObserver
 from glassgpt.data.shards import SPLITS, Split
 from glassgpt.data.summary import SUMMARY_FILE, DatasetSummary, SplitSummary
 from glassgpt.data.tokenizers import TOKENIZER_FILE, Tokenizer
@@ -55,6 +56,7 @@ def write_dataset(
     media: MediaWriter,
     tokenizer: Tokenizer,
     options: WriteOptions,
+    observer: PrepareObserver | None = None,
 ) -> DatasetSummary:
     """Write the rows, the tables and the summaries into a folder that has the media already.
 
@@ -64,6 +66,7 @@ def write_dataset(
         media: has written the media.
         tokenizer: with begin tokens.
         options: settings.
+        observer: notified of progress.
 
     Raises:
         DataError: no document of a split fits into a row.
@@ -71,7 +74,7 @@ def write_dataset(
         GenerationError: the chat template refuses a conversation.
     """
     template = compile_template(options.template, options.template_origin)
-    encoded = {name: [encode_document(one, tokenizer, template) for one in splits[name]] for name in SPLITS}
+    encoded = _encoded(splits, tokenizer, template, observer or PrepareObserver())
     lengths = [one.length for part in encoded.values() for one in part if not one.can_be_cut]
     row_length = options.row_tokens + 1 if options.row_tokens else choose_row_length(lengths)
     pad = tokenizer.end_of_text  # never learned, and unlike a begin token nothing is expected to follow it
@@ -110,6 +113,23 @@ def write_dataset(
     )
     write_atomically(folder / SUMMARY_FILE, info.to_json().encode())
     return info
+
+
+def _encoded(
+    splits: Mapping[Split, Sequence[Document]], tokenizer: Tokenizer, template: JinjaTemplate, observer: PrepareObserver
+) -> dict[Split, list[Encoded]]:
+    encoded: dict[Split, list[Encoded]] = {name: [] for name in SPLITS}
+    total = sum(_text_bytes(document) for name in SPLITS for document in splits[name])
+    with observer.progress("tokenizing", total) as advance:
+        for name in SPLITS:
+            for document in splits[name]:
+                encoded[name].append(encode_document(document, tokenizer, template))
+                advance(_text_bytes(document))
+    return encoded
+
+
+def _text_bytes(document: Document) -> int:
+    return sum(len(text.encode(errors="surrogatepass")) for text in document.texts)
 
 
 @dataclass(frozen=True)
