@@ -144,6 +144,13 @@ def filled(value: float, part: str) -> Change:
     return each(part, lambda parameter: parameter.fill_(value))
 
 
+def _one_large_unit(model: LanguageModel) -> None:
+    """Scale a unit of the last MLP up, and what the MLP reads of it down."""
+    mlp = model.get_submodule("blocks.1.mlp")
+    mlp.get_parameter("up.weight")[0].mul_(1000.0)
+    mlp.get_parameter("down.weight")[:, 0].div_(1000.0)
+
+
 def _residual_not_scaled(model: LanguageModel) -> None:
     """Initialize the projections into the residual stream without scaling by depth."""
     scaled(math.sqrt(2 * len(model.blocks)), ".out.weight")(model)
@@ -193,6 +200,8 @@ def scaled_output(module: str, factor: float) -> Change:
 KERNEL = ("GG-KER-001", "GG-CAU-001")
 FUTURE = ("GG-CAU-001",)
 HALF = {"train.precision": "fp16"}
+IN_8_BITS: tuple[Patch, ...] = (("glassgpt.training.fp8.checks", "device_problem", lambda device: ""),)
+"""Lets a CPU compute what only GPUs do: products of rounded numbers."""
 DEEP = {"model.n_layer": 12, "model.n_embd": 24, "train.max_steps": 200}
 
 MODEL_FAULTS: Sequence[Fault] = (
@@ -307,6 +316,12 @@ MODEL_FAULTS: Sequence[Fault] = (
         name="units-dead", kind="layers that do not learn", fatal=False, stage="during",
         what="the units of the last MLP are far in the flat part of the activation", at=60,
         inject=later(60, filled(-50.0, "blocks.1.mlp.up.bias")), expects=("GG-LAY-001",),
+    ),
+    Fault(
+        name="activations-beyond-8-bits", kind="overflow in 8 bits", fatal=False, stage="during", at=100,
+        what="one unit of the last MLP exceeds the range of its products in 8 bits",
+        settings={"train.fp8": "mlp", "train.precision": "bf16"}, patches=IN_8_BITS,
+        inject=later(100, _one_large_unit), expects=("GG-LAY-004",),
     ),
     Fault(
         name="optimizer-lacks-a-block", kind="layers that do not learn", fatal=False, stage="before",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from glassgpt.diagnosis.catalogue import entries
 from glassgpt.diagnosis.detectors.base import RunContext
 from glassgpt.diagnosis.detectors.divergence import DivergenceDetector
-from glassgpt.diagnosis.detectors.layers import EpsilonDetector
+from glassgpt.diagnosis.detectors.layers import ClippedActivationsDetector, EpsilonDetector
 from glassgpt.diagnosis.detectors.loss_spike import LossSpikeDetector, OutlierFilter, find_spikes
 from glassgpt.diagnosis.detectors.overfitting import OverfittingDetector
 from glassgpt.diagnosis.detectors.process import MemoryGrowthDetector
@@ -353,6 +353,17 @@ def test_large_epsilon_is_found():
     assert detector.on_layers(LayerSample(20)) is None
 
 
+@pytest.mark.parametrize(("fp8", "is_reported"), [("mlp", True), ("all", True), ("head", False), ("off", False)])
+def test_activations_beyond_the_range_of_8_bits_are_reported(fp8, is_reported):
+    detector = ClippedActivationsDetector(context(fp8=fp8))
+    assert detector.on_layers(LayerSample(20, activations=[1.0, ClippedActivationsDetector.LIMIT])) is None
+    assert detector.on_layers(LayerSample(20)) is None
+    finding = detector.on_layers(LayerSample(20, activations=[2.0, 1800.0, 3.0]))
+    assert (finding is not None) == is_reported
+    if finding is not None:
+        assert (finding.code, finding.severity, finding.evidence["block"]) == ("GG-LAY-004", "warning", 1)
+
+
 # Speed
 
 
@@ -460,6 +471,7 @@ def troubled_run():
             entropies=[[0.01, 0.02], [0.01, 0.5]],
             scores=[2000.0, 1.0],
             dead=[0.0, 0.9],
+            activations=[10.0, 2000.0],
             residual=[1.0, 1.0, 500.0],
             log_z=float(step) * chance.uniform(0.9, 1.1),
         )

@@ -111,6 +111,7 @@ class _ActivationHooks:
         self._entropies: list[Tensor] = []
         self._scores: list[Tensor] = []
         self._dead: list[Tensor] = []
+        self._activations: list[Tensor] = []
         self._residual: list[Tensor] = []
         self._log_z: Tensor | None = None
 
@@ -141,6 +142,7 @@ class _ActivationHooks:
             "entropies": [heads.tolist() for heads in self._entropies],
             "scores": torch.stack(self._scores).tolist() if self._scores else [],
             "dead": torch.stack(self._dead).tolist() if self._dead else [],
+            "activations": torch.stack(self._activations).tolist() if self._activations else [],
             "residual": torch.stack(self._residual).tolist() if self._residual else [],
             "log_z": None if self._log_z is None else self._log_z.item(),
         }
@@ -165,7 +167,9 @@ class _ActivationHooks:
         self._residual.append(root_mean_square(output))
 
     def _before_down_projection(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._dead.append((inputs[0].abs().amax(dim=(0, 1)) < DEAD_BELOW).float().mean())
+        largest = inputs[0].abs().amax(dim=(0, 1))  # of each unit
+        self._dead.append((largest < DEAD_BELOW).float().mean())
+        self._activations.append(largest.max())
 
     def _after_last_norm(self, norm: nn.Module, inputs: Any, features: Tensor) -> None:
         self._log_z = self._model.head(features[:1]).float().logsumexp(-1).mean()

@@ -24,6 +24,7 @@ class LayerSample:
         entropies: for each block and head, attention entropy over ln of the visible positions, mean over positions.
         scores: largest magnitude of an attention score, for each block.
         dead: share of MLP units that are dead, for each block.
+        activations: largest magnitude of an MLP unit's activation, for each block.
         residual: root mean square of the residual stream: where it enters the first block, then after each block.
         log_z: mean log-sum-exp of the logits; None where the model is sharded.
     """
@@ -36,6 +37,7 @@ class LayerSample:
     entropies: list[list[float]] = field(default_factory=list[list[float]])
     scores: list[float] = field(default_factory=list[float])
     dead: list[float] = field(default_factory=list[float])
+    activations: list[float] = field(default_factory=list[float])
     residual: list[float] = field(default_factory=list[float])
     log_z: float | None = None
 

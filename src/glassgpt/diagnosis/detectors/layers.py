@@ -175,6 +175,25 @@ class DeadUnitsDetector(SettledDetector):
         return _largest("GG-LAY-001", "share", [100 * share for share in sample.dead], 100 * DEAD_SHARE)
 
 
+class ClippedActivationsDetector(Detector):
+    """Warns when activations of an MLP exceed what products in 8 bits represent, so that training clips them."""
+
+    codes = ("GG-LAY-004",)
+    LIMIT = 1792.0
+    """`training.fp8.linear.ACTIVATION_SCALE` times this is the largest number of the format."""
+
+    def __init__(self, context: RunContext) -> None:
+        self._is_in_8_bits = context.config.train.fp8 in ("mlp", "all")
+
+    def on_layers(self, sample: LayerSample) -> Finding | None:
+        """Return GG-LAY-004 with the block of the largest activation."""
+        largest = max(sample.activations, default=0.0)
+        if not self._is_in_8_bits or largest <= self.LIMIT:
+            return None
+        evidence = {"value": largest, "block": sample.activations.index(largest), "limit": self.LIMIT}
+        return Finding("GG-LAY-004", "warning", evidence, CONFIDENCE)
+
+
 class ResidualGrowthDetector(SettledDetector):
     """Warns when the residual stream grows by orders of magnitude in one block."""
 

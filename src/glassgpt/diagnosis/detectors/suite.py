@@ -13,6 +13,7 @@ from glassgpt.diagnosis.detectors.divergence import DivergenceDetector
 from glassgpt.diagnosis.detectors.layers import (
     AttentionEntropyDetector,
     AttentionScoreDetector,
+    ClippedActivationsDetector,
     DeadUnitsDetector,
     EpsilonDetector,
     GradientFlowDetector,
@@ -54,6 +55,7 @@ DETECTOR_CLASSES: tuple[type[Detector], ...] = (
     AttentionEntropyDetector,
     AttentionScoreDetector,
     DeadUnitsDetector,
+    ClippedActivationsDetector,
     ResidualGrowthDetector,
     LogitDriftDetector,
     MemoryGrowthDetector,
@@ -106,6 +108,7 @@ class DetectorSet:
             AttentionEntropyDetector(context),
             AttentionScoreDetector(context),
             DeadUnitsDetector(context),
+            ClippedActivationsDetector(context),
             ResidualGrowthDetector(context),
             LogitDriftDetector(context),
         ]

@@ -2,9 +2,9 @@
 
 Activations and gradients have fixed scales, so that their casts can be fused with the operations that compute them. A
 dynamic scale needs a separate pass over the tensor, and at the widths of a small model these passes cost as much as
-the products save. Inputs follow a norm, an activation or attention, and are of the order of 1. The gradient of a mean
-over N tokens is of the order of 1/N at most, so it is multiplied by N and by a factor that uses most of the range of
-the format. Weights are scaled by their largest value.
+the products save. Inputs that follow a norm or attention are of the order of 1; those that follow an activation have no
+bound, so they have a scale of their own. The gradient of a mean over N tokens is of the order of 1/N at most, so it is
+multiplied by N and by a factor that uses most of the range of the format. Weights are scaled by their largest value.
 """
 
 from __future__ import annotations
@@ -19,6 +19,12 @@ from glassgpt.training.fp8.quantize import E4M3, E5M2, product, saturate, scale_
 
 INPUT_SCALE = 4.0
 """Values up to 112 are representable; below 2^-8 they lose precision."""
+ACTIVATION_SCALE = 0.25
+"""The same for the activations of an MLP: up to 1,792; below 2^-4 they lose precision.
+
+Squared ReLUs reach 80 at a width of 128 after 1,200 steps. A range that ends at 28 made the error of their product 2 to 10
+times as large, the precision that is lost at the lower end changes it by less than 1 %.
+"""
 GRADIENT_HEADROOM = 2.0**10
 """Gradients, times the number of tokens, are representable up to 56; below 2^-24 they lose precision.
 
@@ -69,6 +75,14 @@ def gains_from_8_bits(weight: Tensor) -> bool:
     return weight.size(0) != weight.size(1)
 
 
+def input_scale(weight: Tensor) -> float:
+    """Return the factor for the input of a layer, by its weight (D, C): one that narrows reads what is behind an activation.
+
+    A projection to fewer keys and values narrows as well; inputs of the order of 1 are as precise with either factor.
+    """
+    return ACTIVATION_SCALE if weight.size(1) > weight.size(0) else INPUT_SCALE
+
+
 class LinearFunction(torch.autograd.Function):
     """x · weightᵀ for x (N, C) and weight (D, C)."""
 
@@ -79,10 +93,10 @@ class LinearFunction(torch.autograd.Function):
         scale = scale_of(weight)
         inverse = scale.reciprocal()
         w8 = saturate(weight * scale, E4M3)
-        x8 = saturate(x.float() * INPUT_SCALE, E4M3)
-        y = product(x8, w8, torch.full_like(inverse, 1 / INPUT_SCALE), inverse, dtype, fast=True)
+        x8 = saturate(x.float() * input_scale(weight), E4M3)
+        y = product(x8, w8, torch.full_like(inverse, 1 / input_scale(weight)), inverse, dtype, fast=True)
         ctx.save_for_backward(transpose(x8) if gains_from_8_bits(weight) else x.to(dtype), transpose(w8), inverse)
-        ctx.weight_dtype = weight.dtype
+        ctx.weight_dtype, ctx.input_scale = weight.dtype, input_scale(weight)
         return y
 
     @staticmethod
@@ -93,7 +107,7 @@ class LinearFunction(torch.autograd.Function):
         g8 = saturate(grad.float() * scale, E5M2)
         by_x = product(g8, w_columns, torch.full_like(inverse, 1 / scale), inverse, grad.dtype, fast=True)
         if x.dtype == E4M3:
-            unscale = torch.full_like(inverse, 1 / (scale * INPUT_SCALE))
+            unscale = torch.full_like(inverse, 1 / (scale * ctx.input_scale))
             by_weight = product(transpose(g8), x, unscale, torch.ones_like(inverse), grad.dtype, fast=True)
         else:
             by_weight = grad.t() @ x
