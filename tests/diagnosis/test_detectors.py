@@ -353,9 +353,18 @@ def test_large_epsilon_is_found():
     assert detector.on_layers(LayerSample(20)) is None
 
 
-@pytest.mark.parametrize(("fp8", "is_reported"), [("mlp", True), ("all", True), ("head", False), ("off", False)])
-def test_activations_beyond_the_range_of_8_bits_are_reported(fp8, is_reported):
-    detector = ClippedActivationsDetector(context(fp8=fp8))
+@pytest.mark.parametrize(
+    ("settings", "is_reported"),
+    [
+        ({"fp8": "mlp"}, True),
+        ({"fp8": "all", "fp8_until": 0.02}, True),
+        ({"fp8": "all", "fp8_until": 0.01}, False),
+        ({"fp8": "head"}, False),
+        ({}, False),
+    ],
+)
+def test_activations_beyond_the_range_of_8_bits_are_reported(settings, is_reported):
+    detector = ClippedActivationsDetector(context(**settings))
     assert detector.on_layers(LayerSample(20, activations=[1.0, ClippedActivationsDetector.LIMIT])) is None
     assert detector.on_layers(LayerSample(20)) is None
     finding = detector.on_layers(LayerSample(20, activations=[2.0, 1800.0, 3.0]))

@@ -183,12 +183,13 @@ class ClippedActivationsDetector(Detector):
     """`training.fp8.linear.ACTIVATION_SCALE` times this is the largest number of the format."""
 
     def __init__(self, context: RunContext) -> None:
-        self._is_in_8_bits = context.config.train.fp8 in ("mlp", "all")
+        train = context.config.train
+        self._last_step = train.fp8_steps if train.fp8 in ("mlp", "all") else 0
 
     def on_layers(self, sample: LayerSample) -> Finding | None:
         """Return GG-LAY-004 with the block of the largest activation."""
         largest = max(sample.activations, default=0.0)
-        if not self._is_in_8_bits or largest <= self.LIMIT:
+        if sample.step > self._last_step or largest <= self.LIMIT:
             return None
         evidence = {"value": largest, "block": sample.activations.index(largest), "limit": self.LIMIT}
         return Finding("GG-LAY-004", "warning", evidence, CONFIDENCE)
