@@ -163,7 +163,7 @@ def test_tiny_gradients_do_not_become_zero():
 
 @pytest.mark.parametrize("largest", [30.0, 1500.0])
 def test_large_activations_are_not_clipped(largest):
-    """Squared ReLUs of a model with 12 blocks of 128 channels reach 80 in 1,200 steps."""
+    """Squared ReLUs of a model with 12 blocks of 128 channels reach 78 in 1,200 steps."""
     torch.manual_seed(0)
     linear, x = nn.Linear(96, 32), torch.relu(torch.randn(64, 96)).square()
     x[:, 3] *= largest / x.max()

@@ -22,8 +22,8 @@ INPUT_SCALE = 4.0
 ACTIVATION_SCALE = 0.25
 """The same for the activations of an MLP: up to 1,792; below 2^-4 they lose precision.
 
-Squared ReLUs reach 80 at a width of 128 after 1,200 steps. A range that ends at 28 made the error of their product 2 to 10
-times as large, the precision that is lost at the lower end changes it by less than 1 %.
+Squared ReLUs reach 78 in 12 blocks of 128 channels after 1,200 steps. A range that ended at 28 made the error of their
+product up to 11 times as large; the precision that is lost at the lower end changes it by less than 1 %.
 """
 GRADIENT_HEADROOM = 2.0**10
 """Gradients, times the number of tokens, are representable up to 56; below 2^-24 they lose precision.
