@@ -8,9 +8,10 @@ import re
 import stat
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -117,23 +118,23 @@ def _decoded(
     options: DecodeOptions,
     bad_rows: BadRows,
     stored: Mapping[MediaSource, StoredMedium],
-) -> Iterator[tuple[SourceDocument, list[MediaItem | None]]]:
-    """Yield documents with their media in order; None stands for one that is stored already."""
-    waiting: deque[tuple[SourceDocument, Future[list[MediaItem | None]] | None]] = deque()
+) -> Iterator[tuple[SourceDocument, list[MediaItem | StoredMedium]]]:
+    """Yield documents with their media in order, decoded unless they are stored already."""
+    waiting: deque[tuple[SourceDocument, Callable[[], list[MediaItem | StoredMedium]]]] = deque()
     pool = ThreadPoolExecutor(options.workers)
 
-    def done() -> Iterator[tuple[SourceDocument, list[MediaItem | None]]]:
-        document, future = waiting.popleft()
+    def done() -> Iterator[tuple[SourceDocument, list[MediaItem | StoredMedium]]]:
+        document, load = waiting.popleft()
         try:
-            yield document, [None] * len(document.media) if future is None else future.result()
+            yield document, load()
         except DataError as error:
             bad_rows.skip(document.origin, error)
 
     try:
         for document in documents:
+            load = partial(_load_all, document, options, stored)
             is_stored = all(source in stored for source in document.media)
-            future = None if is_stored else pool.submit(_load_all, document, options, stored)
-            waiting.append((document, future))
+            waiting.append((document, load if is_stored else pool.submit(load).result))
             if len(waiting) > AHEAD:
                 yield from done()
         while waiting:
@@ -144,11 +145,11 @@ def _decoded(
 
 def _load_all(
     document: SourceDocument, options: DecodeOptions, stored: Mapping[MediaSource, StoredMedium]
-) -> list[MediaItem | None]:
-    items: list[MediaItem | None] = []
+) -> list[MediaItem | StoredMedium]:
+    items: list[MediaItem | StoredMedium] = []
     for source in document.media:
         try:
-            items.append(None if source in stored else load_medium(source, options))
+            items.append(stored.get(source) or load_medium(source, options))
         except DataError as error:
             where = "" if source.label == document.origin else f"{document.origin}: "
             raise DataError(f"{where}{source.label}: {error}") from error
@@ -157,7 +158,7 @@ def _load_all(
 
 def _stored(
     document: SourceDocument,
-    items: Sequence[MediaItem | None],
+    items: Sequence[MediaItem | StoredMedium],
     media: MediaWriter,
     geometry: Geometry,
     remarks: Remarks,
@@ -171,8 +172,8 @@ def _stored(
         for part in turn.parts:
             if isinstance(part, str):
                 parts.append(part)
-            elif (item := next(left)) is None:
-                parts.append(stored[part])
+            elif isinstance(item := next(left), StoredMedium):
+                parts.append(item)
             else:
                 origin = str(part.path) if part.path else document.origin
                 medium = StoredMedium(item.modality, media.add(item, origin), geometry.positions(item))

@@ -119,17 +119,13 @@ def _encoded(
     splits: Mapping[Split, Sequence[Document]], tokenizer: Tokenizer, template: JinjaTemplate, observer: PrepareObserver
 ) -> dict[Split, list[Encoded]]:
     encoded: dict[Split, list[Encoded]] = {name: [] for name in SPLITS}
-    total = sum(_text_bytes(document) for name in SPLITS for document in splits[name])
-    with observer.progress("tokenizing", total) as advance:
-        for name in SPLITS:
-            for document in splits[name]:
-                encoded[name].append(encode_document(document, tokenizer, template))
-                advance(_text_bytes(document))
+    documents: list[tuple[Split, Document]] = [(name, document) for name in SPLITS for document in splits[name]]
+    n_bytes = [sum(len(text.encode(errors="surrogatepass")) for text in one.texts) for _, one in documents]
+    with observer.progress("tokenizing", sum(n_bytes)) as advance:
+        for (name, document), size in zip(documents, n_bytes, strict=True):
+            encoded[name].append(encode_document(document, tokenizer, template))
+            advance(size)
     return encoded
-
-
-def _text_bytes(document: Document) -> int:
-    return sum(len(text.encode(errors="surrogatepass")) for text in document.texts)
 
 
 @dataclass(frozen=True)
