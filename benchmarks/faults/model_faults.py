@@ -145,7 +145,7 @@ def filled(value: float, part: str) -> Change:
 
 
 def _one_large_unit(model: LanguageModel) -> None:
-    """Scale a unit of the last MLP up, and what the MLP reads of it down."""
+    """Scale one unit of the last MLP up, and its output weights down."""
     mlp = model.get_submodule("blocks.1.mlp")
     mlp.get_parameter("up.weight")[0].mul_(1000.0)
     mlp.get_parameter("down.weight")[:, 0].div_(1000.0)
@@ -201,7 +201,7 @@ KERNEL = ("GG-KER-001", "GG-CAU-001")
 FUTURE = ("GG-CAU-001",)
 HALF = {"train.precision": "fp16"}
 IN_8_BITS: tuple[Patch, ...] = (("glassgpt.training.fp8.checks", "device_problem", lambda device: ""),)
-"""Lets a CPU compute what only GPUs do: products of rounded numbers."""
+"""Lets a run in 8 bits start on a CPU, which emulates the products."""
 DEEP = {"model.n_layer": 12, "model.n_embd": 24, "train.max_steps": 200}
 
 MODEL_FAULTS: Sequence[Fault] = (

@@ -180,7 +180,7 @@ class ClippedActivationsDetector(Detector):
 
     codes = ("GG-LAY-004",)
     LIMIT = 1792.0
-    """`training.fp8.linear.ACTIVATION_SCALE` times this is the largest number of the format."""
+    """The largest number of E4M3 over `training.fp8.linear.ACTIVATION_SCALE`."""
 
     def __init__(self, context: RunContext) -> None:
         train = context.config.train
