@@ -57,7 +57,7 @@ def test_no_translation_is_left_without_its_english_text():
 
 
 def test_each_text_is_translated_in_one_module():
-    """Two translations of a text would hide the earlier one."""
+    """A second translation would hide the first."""
     modules = [import_module(f"{ko.__name__}.{module.name}") for module in iter_modules(ko.__path__)]
     tables = [vars(module)["MESSAGES"] for module in modules if "MESSAGES" in vars(module)]
     texts = Counter(english for table in tables for english in table)

@@ -220,7 +220,7 @@ def test_bad_files_are_named_and_nothing_is_written(source, tmp_path):
 
 
 def test_a_file_that_many_rows_name_is_decoded_once(tmp_path, monkeypatch):
-    """The dataset is that of as many files with the same content, down to the bytes."""
+    """The dataset has the same bytes as one whose rows name copies of the files."""
     names = [save_picture(tmp_path / "0.png"), save_picture(tmp_path / "1.png", 1), save_sound(tmp_path / "2.wav")]
     again, copied = [], []
     for copy in range(20):
